@@ -19,31 +19,12 @@ use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::BatchResolution;
 use crate::messages::unreadable::READ_RETRY_DELAY;
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
 use crate::partition::progress::commit_ledger::Ledger;
 use crate::partition::progress::last_commit::LastCommit;
 
 const FETCH_BYTES_MIN: usize = 64 * 1024;
-
-#[derive(Debug)]
-pub(super) enum AttemptState {
-    Idle,
-    /// The progress of the attempt is being committed; the attempt starts once the group has acknowledged it.
-    AwaitingCommit,
-    Offered {
-        seq: u64,
-    },
-    Sealed {
-        batch: BatchId,
-    },
-    BackingOff {
-        until: Moment,
-    },
-    /// The records are being sent to the on-failure destination.
-    DeadLettering {
-        ticket: u64,
-    },
-}
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PartitionPhase {

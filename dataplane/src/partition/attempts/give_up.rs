@@ -4,8 +4,9 @@
 use lighterman_proto::failure::FailureCondition;
 
 use crate::messages::outcome::Outcome;
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::is_expired;
-use crate::partition::core::{AttemptState, PartitionCore};
+use crate::partition::core::PartitionCore;
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 
 impl PartitionCore {

@@ -13,8 +13,29 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::units::Moment;
 
 use self::attempt::RecordAttempt;
-use super::core::AttemptState;
 use super::effects::PartitionConfig;
+use crate::messages::batch::BatchId;
+
+/// State of the attempt under way.
+#[derive(Debug)]
+pub(super) enum AttemptState {
+    Idle,
+    /// The progress of the attempt is being committed; the attempt starts once the group has acknowledged it.
+    AwaitingCommit,
+    Offered {
+        seq: u64,
+    },
+    Sealed {
+        batch: BatchId,
+    },
+    BackingOff {
+        until: Moment,
+    },
+    /// The records are being sent to the on-failure destination.
+    DeadLettering {
+        ticket: u64,
+    },
+}
 
 /// Attempt under way, and those that follow it.
 pub(super) struct PartitionAttempts {

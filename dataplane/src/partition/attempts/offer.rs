@@ -6,8 +6,9 @@ use lighterman_proto::units::{Moment, TimestampMs};
 
 use crate::messages::batch::BatchId;
 use crate::messages::offer::Offer;
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::{RecordAttempt, until_expired};
-use crate::partition::core::{AttemptState, PartitionCore};
+use crate::partition::core::PartitionCore;
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionIdentity};
 
 impl PartitionCore {

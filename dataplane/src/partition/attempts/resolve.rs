@@ -11,7 +11,8 @@ use lighterman_proto::units::Moment;
 
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::{AttemptFailure, BatchResolution};
-use crate::partition::core::{AttemptState, PartitionCore};
+use crate::partition::attempts::AttemptState;
+use crate::partition::core::PartitionCore;
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
 
 impl PartitionCore {

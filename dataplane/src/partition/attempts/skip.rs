@@ -5,8 +5,9 @@ use lighterman_proto::units::Moment;
 
 use crate::messages::outcome::Outcome;
 use crate::messages::skip::SkipAnswer;
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
-use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 
 /// Records that are being retried, as shown to operators.

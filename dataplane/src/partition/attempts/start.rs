@@ -6,8 +6,9 @@ use lighterman_proto::units::Moment;
 
 use crate::messages::outcome::Outcome;
 use crate::messages::records::PartitionBatch;
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
-use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use crate::partition::reader::fetch_buffer::{FillLimits, FillStop};
 

@@ -14,7 +14,7 @@ use lighterman_proto::units::Moment;
 use crate::credit::memory_budget::Overdraft;
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordRun, RecordSizer, SharedLease};
 use crate::messages::unreadable::BatchDamage;
-use crate::partition::progress::KnownLogEnd;
+use crate::partition::progress::inherited::KnownLogEnd;
 use crate::partition::reader::leader_epochs::LeaderEpochs;
 use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 use crate::partition::reader::segment::{BufferSegment, SegmentBody, SegmentFront};

@@ -6,10 +6,11 @@ use lighterman_proto::units::Moment;
 
 use crate::messages::outcome::Outcome;
 use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY};
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
-use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
-use crate::partition::progress::InheritedProgress;
+use crate::partition::progress::inherited::InheritedProgress;
 use crate::partition::reader::unreadable::UnreadState;
 
 impl PartitionCore {

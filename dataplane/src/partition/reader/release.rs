@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::messages::records::{RecordRun, SharedLease};
-use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::attempts::AttemptState;
+use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use crate::partition::reader::compact::copy_to;
 use crate::partition::reader::fetch_buffer::BatchOpener;

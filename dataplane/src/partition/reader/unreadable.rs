@@ -12,8 +12,9 @@ use crate::messages::outcome::Outcome;
 use crate::messages::records::SharedLease;
 use crate::messages::skip::SkipAnswer;
 use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY, UnreadableRange};
+use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
-use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
 
 /// Unreadable range of a partition, and the state of skipping it.
