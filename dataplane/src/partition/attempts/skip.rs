@@ -107,7 +107,7 @@ impl PartitionCore {
                 Some(rest) => self.attempts.current = rest,
                 None => {
                     (self.attempts.current, self.attempts.state) =
-                        (RecordAttempt::none(end), AttemptState::Idle)
+                        (RecordAttempt::none(end), AttemptState::Idle);
                 }
             }
         } else if let Some(index) = self.attempts.remaining.iter().position(|work| work.holds(offset)) {
