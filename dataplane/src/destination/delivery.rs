@@ -22,7 +22,7 @@ const LINE_EACH: Duration = Duration::from_secs(60);
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "letters that did not arrive are in here"]
 pub struct DeliveryResult {
-    /// Messages that can never fit and must be sent without their payload. Empty for [`LetterForm::Smallest`].
+    /// Messages that can never fit and must be sent without their payload. Empty for [`MessageForm::Smallest`].
     pub too_large: Vec<UndeliveredMessage>,
     /// Messages dropped because the mapping drops. They are not yet counted as dropped.
     pub dropped: Vec<UndeliveredMessage>,

@@ -1,5 +1,5 @@
 //! Ownership of partitions on this node, executed: assignments, drains, losses, rebuilds. The table that decides it is
-//! `scaler/src/assignment.rs`; the group decides which partitions this member has (`kafka/group/lease.rs`).
+//! `scaler/src/assignment.rs`. The group decides which partitions this member has (`kafka/group/mod.rs`).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -80,7 +80,7 @@ pub enum PartitionEffect {
     },
     /// Commit the frontier: every offset before it has an outcome. Completed by `committed`.
     Commit(CommitRequest),
-    /// Send the records to the on-failure destination until it acknowledges them. Completed by `buried`.
+    /// Send the records to the on-failure destination until it acknowledges them. Completed by `dead_letter_result`.
     DeadLetter {
         /// Number that identifies the dead letter.
         ticket: u64,
@@ -89,14 +89,14 @@ pub enum PartitionEffect {
         /// Reason that they are not retried.
         condition: FailureCondition,
     },
-    /// Send the bytes of an unreadable batch to the on-failure destination. Completed by `buried`.
+    /// Send the bytes of an unreadable batch to the on-failure destination. Completed by `dead_letter_result`.
     DeadLetterRaw {
         /// Number that identifies the dead letter.
         ticket: u64,
         /// The bytes.
         batch: RawBatch,
     },
-    /// Stop sending. Completed by `buried`, whose result is whichever came first.
+    /// Stop sending. Completed by `dead_letter_result`, whose result is whichever came first.
     CancelDeadLetter {
         /// Number that identifies the dead letter.
         ticket: u64,

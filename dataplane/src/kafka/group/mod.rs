@@ -1,6 +1,6 @@
 //! Consumer group membership: the classic protocol (join barrier, cooperative sticky assignment) and the consumer
 //! protocol (KIP-848), each a state machine, with heartbeats and lease. In the classic protocol the group's leader assigns
-//! partitions (`assignor.rs`), in KIP-848 the coordinator. What a member may run, and until when, is its `lease.rs`.
+//! partitions (`assignor.rs`), in KIP-848 the coordinator. `lease.rs` holds until when a member may start invocations.
 
 pub mod assignor;
 pub mod classic;
