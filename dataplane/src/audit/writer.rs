@@ -88,7 +88,7 @@ impl AuditLog {
         self.orders.send_over(WriterCommand::Close { mapping });
     }
 
-    /// Renames the audit of a deleted mapping. It is kept while it is among the last [`DELETED_MAX`].
+    /// Renames the audit of a deleted mapping. It is kept while it is among the last `DELETED_MAX`.
     pub fn remove(&self, mapping: MappingId) {
         self.orders.send_over(WriterCommand::Remove { mapping });
     }

@@ -265,7 +265,7 @@ pub enum GroupEvent {
         /// Newly assigned partitions: look up their start offsets, then run them.
         added: Vec<i32>,
     },
-    /// Revocation: drain and commit these partitions, then call [`Membership::released`].
+    /// Revocation: drain and commit these partitions, then call [`Membership::released`](super::Membership::released).
     Revoke {
         /// Revoked partitions.
         partitions: Vec<i32>,

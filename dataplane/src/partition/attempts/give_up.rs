@@ -1,5 +1,6 @@
-//! End of the attempts: records whose attempts or age are used up go to the on-failure destination, or are dropped where there is
-//! none. [`RecordAttempt::is_exhausted`] counts the attempts; `dead_letter.rs` sends what is given up here.
+//! End of the attempts: records whose attempts or age are used up go to the on-failure destination, or are dropped
+//! if there is none. [`is_exhausted`](super::attempt::RecordAttempt::is_exhausted) counts the attempts;
+//! `dead_letter.rs` sends what is given up here.
 
 use lighterman_proto::failure::FailureCondition;
 
