@@ -149,8 +149,6 @@ impl ConsumerActor {
         let parts = PartitionParts {
             mapping: self.mapping,
             partition: TopicPartition::new(Arc::clone(&self.topic), partition),
-            topic: start.position.topic,
-            epoch,
             start: PartitionConfig {
                 identity: PartitionIdentity { partition, topic: start.position.topic, epoch },
                 key_bytes: self.envelope.partition_bytes(partition, false),

@@ -231,55 +231,39 @@ struct ReplyGuard {
 }
 
 impl ReplyGuard {
-    fn sent_at(&self) -> Moment {
-        self.permit.sent_at().unwrap_or(self.started)
-    }
-
     fn give(
         mut self,
         verdict: InvocationOutcome,
         facts: Option<InvocationMetadata>,
         payload_back: Option<Bytes>,
     ) {
-        if let Some(reply) = self.reply.take() {
-            let (batch, sent_at) = (self.batch, self.sent_at());
-            let (answered_at, answer_lease) = (clock::now(), self.room.take_lease());
-            let _ = post(
-                &reply,
-                InvocationFinished {
-                    batch,
-                    verdict,
-                    facts,
-                    sent_at,
-                    answered_at,
-                    payload_back,
-                    answer_lease,
-                },
-            );
-        }
+        self.report(verdict, facts, payload_back);
+    }
+
+    /// Reports once: a second call finds no recipient.
+    fn report(
+        &mut self,
+        verdict: InvocationOutcome,
+        facts: Option<InvocationMetadata>,
+        payload_back: Option<Bytes>,
+    ) {
+        let Some(reply) = self.reply.take() else { return };
+        let finished = InvocationFinished {
+            batch: self.batch,
+            verdict,
+            facts,
+            sent_at: self.permit.sent_at().unwrap_or(self.started),
+            answered_at: clock::now(),
+            payload_back,
+            answer_lease: self.room.take_lease(),
+        };
+        let _ = post(&reply, finished);
     }
 }
 
 impl Drop for ReplyGuard {
     fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            let verdict = InvocationOutcome::Unknown {
-                message: "the invocation's task ended without an answer".to_owned(),
-            };
-            let (batch, sent_at, answered_at) = (self.batch, self.sent_at(), clock::now());
-            let (facts, payload_back, answer_lease) = (None, None, None);
-            let _ = post(
-                &reply,
-                InvocationFinished {
-                    batch,
-                    verdict,
-                    facts,
-                    sent_at,
-                    answered_at,
-                    payload_back,
-                    answer_lease,
-                },
-            );
-        }
+        let message = "the invocation's task ended without an answer".to_owned();
+        self.report(InvocationOutcome::Unknown { message }, None, None);
     }
 }

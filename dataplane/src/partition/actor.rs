@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 
 use super::core::{PartitionCore, is_for};
 use super::decompress::{ContextParts, CreditWait, LeasedDecompressor};
-use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
+use super::effects::{
+    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionIdentity,
+};
 use super::messages::{Drain, Fence};
 use super::turns::ScheduledTurns;
 use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
@@ -43,10 +45,6 @@ pub struct PartitionParts {
     pub mapping: MappingId,
     /// The topic-partition.
     pub partition: TopicPartition,
-    /// Id of the topic, if known; a recreated topic has the same name and another id.
-    pub topic: Option<TopicId>,
-    /// Ownership epoch.
-    pub epoch: Epoch,
     /// Start position and limits.
     pub start: PartitionConfig,
     /// Event envelope, which gives exact record sizes.
@@ -102,6 +100,7 @@ impl PartitionActor {
     /// Creates a partition that has not fetched yet; `watch` notifies the consumer when it ends.
     pub fn new(parts: PartitionParts, watch: DeathWatch) -> Self {
         let counted_frontier = parts.start.committed;
+        let PartitionIdentity { topic, epoch, .. } = parts.start.identity;
         parts.stats.set_committed(counted_frontier);
         Self {
             core: PartitionCore::new(parts.start),
@@ -115,8 +114,8 @@ impl PartitionActor {
             },
             id: parts.partition,
             mapping: parts.mapping,
-            topic: parts.topic,
-            epoch: parts.epoch,
+            topic,
+            epoch,
             in_flight: parts.in_flight,
             router: Outbox::new(parts.router),
             batcher: parts.batcher,
