@@ -171,7 +171,7 @@ enum MemberReaction {
 fn member() -> ClassicMember {
     let timing = MemberTiming::new(Duration::from_secs(10), Duration::from_secs(10));
     let mut core = ClassicMember::new(timing, at(100));
-    core.tick(at(100), 0);
+    core.tick(at(100));
     core.coordinator_found(at(100), Ok(()), 0);
     join(&mut core, 1);
     let who = itself(&core);
@@ -181,8 +181,8 @@ fn member() -> ClassicMember {
 
 /// Returns the identity that its requests carry.
 fn itself(core: &ClassicMember) -> MemberIdentity {
-    let (generation, member) = core.commit_identity().unwrap_or((-1, ""));
-    MemberIdentity { member: member.to_owned(), generation }
+    let none = MemberIdentity { member: String::new(), generation: -1 };
+    core.commit_identity().cloned().unwrap_or(none)
 }
 
 fn join(core: &mut ClassicMember, generation: i32) -> Vec<GroupEffect> {
@@ -192,7 +192,7 @@ fn join(core: &mut ClassicMember, generation: i32) -> Vec<GroupEffect> {
 }
 
 fn heartbeat(core: &mut ClassicMember, second: u64, answer: Result<(), RequestError>) -> Vec<GroupEffect> {
-    let seq = core.tick(at(second), 0).iter().find_map(|effect| match effect {
+    let seq = core.tick(at(second)).iter().find_map(|effect| match effect {
         GroupEffect::Heartbeat { seq, .. } => Some(*seq),
         _ => None,
     });

@@ -19,7 +19,7 @@ use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver, Slots};
 use crate::invoker::invocation::{InvokeRequest, Invoker};
 use crate::invoker::retry::{RetryPolicy, SetbackCounts};
-use crate::kafka::group::lease::OwnershipLease;
+use crate::kafka::group::ownership_lease::OwnershipLease;
 use crate::messages::batch::BatchId;
 use crate::messages::offer::{
     Offer, OfferReplies, OfferWithdrawn, RegisterPartition, UnregisterPartition, WithdrawOffer,

@@ -118,7 +118,7 @@ fn keeps(mut core: Kip848Member, effects: &[GroupEffect], comes_back: Moment, wh
         )
     };
     assert!(!effects.iter().any(takes), "{what}: {effects:?}");
-    assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}");
+    assert_eq!(core.commit_identity(), Some(&me_in(EPOCH)), "{what}");
     let lease_ends = core.wake_at().expect("something is due").min(comes_back);
     if lease_ends < comes_back {
         let effects = core.tick(lease_ends);
@@ -236,14 +236,14 @@ fn h1_every_code_of_a_commit_of_a_member() {
             core.commit_refused(at(104), &me_in(EPOCH - 1), error, 0).is_empty(),
             "{what}: of the epoch before"
         );
-        assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}: of the epoch before");
+        assert_eq!(core.commit_identity(), Some(&me_in(EPOCH)), "{what}: of the epoch before");
         let effects = core.commit_refused(at(104), &me_in(EPOCH), error, 0);
         if OUT.contains(&code) && !OF_THE_EPOCH.contains(&code) {
             is_fenced(core, &effects, 104, &what);
             continue;
         }
         assert!(effects.is_empty(), "{what}: the commit is tried again: {effects:?}");
-        assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}");
+        assert_eq!(core.commit_identity(), Some(&me_in(EPOCH)), "{what}");
         let beat = beat_in(&core.tick(at(104)));
         assert_eq!(beat.is_some(), OF_THE_EPOCH.contains(&code), "{what}: asks at once what epoch it is in");
         if let Some(beat) = beat {

@@ -36,13 +36,26 @@ pub fn assign(members: &[MemberSubscription], partition_counts: &BTreeMap<String
     withhold_moves(ideal, &owners)
 }
 
+/// Claim to one partition: the highest generation that claims it, and its member unless two members claim it in that
+/// generation.
+struct OwnershipClaim<'m> {
+    generation: i32,
+    member: Option<&'m MemberSubscription>,
+}
+
+impl OwnershipClaim<'_> {
+    fn is_older_than(&self, member: &MemberSubscription) -> bool {
+        mutant!("generation-not-compared", member.generation > self.generation, self.member.is_none())
+    }
+}
+
 /// Returns the owner of each partition: the claim of the highest generation wins, and two equal claims cancel each
 /// other.
 fn owners(
     members: &[MemberSubscription],
     counts: &BTreeMap<String, i32>,
 ) -> BTreeMap<TopicPartition, String> {
-    let mut claims: BTreeMap<&TopicPartition, (i32, Option<&MemberSubscription>)> = BTreeMap::new();
+    let mut claims: BTreeMap<&TopicPartition, OwnershipClaim<'_>> = BTreeMap::new();
     for member in members {
         for partition in &member.owned {
             let exists =
@@ -50,18 +63,19 @@ fn owners(
             if !exists || !member.topics.iter().any(|topic| **topic == *partition.topic) {
                 continue;
             }
-            let claim = claims.entry(partition).or_insert((i32::MIN, None));
-            if mutant!("generation-not-compared", member.generation > claim.0, claim.1.is_none()) {
-                *claim = (member.generation, Some(member));
-            } else if member.generation == claim.0 {
-                claim.1 = None;
+            let claim =
+                claims.entry(partition).or_insert(OwnershipClaim { generation: i32::MIN, member: None });
+            if claim.is_older_than(member) {
+                *claim = OwnershipClaim { generation: member.generation, member: Some(member) };
+            } else if member.generation == claim.generation {
+                claim.member = None;
             }
         }
     }
-    let owner = |(partition, (_, member)): (&TopicPartition, (i32, Option<&MemberSubscription>))| {
-        member.map(|member| (partition.clone(), member.id.clone()))
-    };
-    claims.into_iter().filter_map(owner).collect()
+    claims
+        .into_iter()
+        .filter_map(|(partition, claim)| Some((partition.clone(), claim.member?.id.clone())))
+        .collect()
 }
 
 fn keep_owned(
@@ -140,20 +154,22 @@ fn withhold_moves(
     ideal: BTreeMap<String, BTreeSet<TopicPartition>>,
     owners: &BTreeMap<TopicPartition, String>,
 ) -> GroupAssignment {
-    let keep = |id: &str, partition: &TopicPartition| {
-        mutant!(
-            "moves-are-not-withheld",
-            owners.get(partition).is_none_or(|owner| owner == id),
-            id.len() + partition.partition as usize > 0
-        )
-    };
     ideal
         .into_iter()
         .map(|(id, set)| {
-            let given = set.into_iter().filter(|partition| keep(&id, partition)).collect();
+            let given = set.into_iter().filter(|partition| may_start(&id, owners.get(partition))).collect();
             (id, given)
         })
         .collect()
+}
+
+/// Returns true if member `id` may start a partition of `owner`: nobody else still runs it.
+fn may_start(id: &str, owner: Option<&String>) -> bool {
+    mutant!(
+        "moves-are-not-withheld",
+        owner.is_none_or(|owner| owner == id),
+        !id.is_empty() || owner.is_none()
+    )
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! has ended reports it itself ([`GroupEvent::Ended`](super::GroupEvent::Ended)).
 //!
 //! The queue is unbounded because its commands are bounded. A partition is released once for each revocation, and the
-//! member revokes it again only after handling that release. `Quiesced` follows a loss, and `StartOver` a generation.
-//! `Committed` has one caller, which awaits its reply, and `Leave` is the last command. Only rejected commits can
+//! member revokes it again only after handling that release. `AllInvocationsEnded` follows a loss, and
+//! `ForceRejoin` a generation. `FetchCommitted` has one caller, which awaits its reply, and `Leave` is the last command. Only rejected commits can
 //! accumulate while the member does not receive. They are kept apart, without duplicates.
 
 use std::sync::Arc;
@@ -14,36 +14,36 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::effects::MemberIdentity;
 use super::member::MembershipView;
-use super::membership::CommittedReply;
+use super::membership_handle::CommittedReply;
 
 pub(super) enum GroupCommand {
     Released(Vec<i32>),
-    Quiesced,
-    StartOver(i32),
+    AllInvocationsEnded,
+    ForceRejoin(i32),
     /// Rejected commits: the identity that each was sent under, and its error code.
-    CommitsRefused(Vec<CommandRefusal>),
-    Committed(MembershipView, Vec<i32>, oneshot::Sender<CommittedReply>),
+    CommitsRefused(Vec<CommitRefusal>),
+    FetchCommitted(MembershipView, Vec<i32>, oneshot::Sender<CommittedReply>),
     Leave(oneshot::Sender<()>),
 }
 
-pub(super) type CommandRefusal = (MemberIdentity, ResponseError);
+pub(super) type CommitRefusal = (MemberIdentity, ResponseError);
 
 /// Sending half, held by each handle of the membership.
 #[derive(Clone)]
 pub(super) struct CommandSender {
     queue: mpsc::UnboundedSender<GroupCommand>,
-    refusals: Arc<Mutex<Vec<CommandRefusal>>>,
+    refusals: Arc<Mutex<Vec<CommitRefusal>>>,
 }
 
 /// Receiving half, held by the member.
 pub(super) struct CommandReceiver {
     queue: mpsc::UnboundedReceiver<GroupCommand>,
-    refusals: Arc<Mutex<Vec<CommandRefusal>>>,
+    refusals: Arc<Mutex<Vec<CommitRefusal>>>,
 }
 
 pub(super) fn channel() -> (CommandSender, CommandReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let refusals = Arc::<Mutex<Vec<CommandRefusal>>>::default();
+    let refusals = Arc::<Mutex<Vec<CommitRefusal>>>::default();
     (
         CommandSender { queue: sender, refusals: Arc::clone(&refusals) },
         CommandReceiver { queue: receiver, refusals },
@@ -115,7 +115,7 @@ mod tests {
             let code = [ResponseError::UnknownMemberId, ResponseError::RebalanceInProgress][turn % 2];
             sender.refused(who(3), code);
         }
-        sender.send_command(GroupCommand::Quiesced);
+        sender.send_command(GroupCommand::AllInvocationsEnded);
         let Some(Some(GroupCommand::CommitsRefused(refusals))) = receiver.next().now_or_never() else {
             panic!("refusals come first, as they were said")
         };
@@ -123,7 +123,7 @@ mod tests {
             refusals,
             [(who(3), ResponseError::UnknownMemberId), (who(3), ResponseError::RebalanceInProgress)]
         );
-        assert!(matches!(receiver.next().now_or_never(), Some(Some(GroupCommand::Quiesced))));
+        assert!(matches!(receiver.next().now_or_never(), Some(Some(GroupCommand::AllInvocationsEnded))));
         sender.refused(who(4), ResponseError::UnknownMemberId);
         assert!(
             matches!(receiver.next().now_or_never(), Some(Some(GroupCommand::CommitsRefused(all))) if all.len() == 1)

@@ -35,7 +35,7 @@ pub(super) enum ConnectionKind {
     Commit,
 }
 
-pub(super) type HeldConnection<'l> = MappedMutexGuard<'l, BrokerConnection>;
+pub(super) type HeldConnection<'c> = MappedMutexGuard<'c, BrokerConnection>;
 
 impl CoordinatorConnections {
     pub(super) fn new(cluster: KafkaCluster) -> Self {
@@ -55,10 +55,10 @@ impl CoordinatorConnections {
     /// Returns the connection, open to the current coordinator, for exclusive use.
     pub(super) async fn take(
         &self,
-        line: ConnectionKind,
+        kind: ConnectionKind,
         group: &str,
     ) -> Result<HeldConnection<'_>, KafkaError> {
-        within(REQUEST_DEADLINE, group, self.open(line, group)).await
+        within(REQUEST_DEADLINE, group, self.open(kind, group)).await
     }
 
     /// Dials the current coordinator for a single request.
@@ -80,10 +80,10 @@ impl CoordinatorConnections {
         self.coordinator.send_replace(None);
     }
 
-    /// Performs one exchange over `line` within `deadline`, whichever step is slow.
+    /// Performs one exchange over the connection `kind` within `deadline`, whichever step is slow.
     pub(super) async fn call<R: Request>(
         &self,
-        line: ConnectionKind,
+        kind: ConnectionKind,
         group: &str,
         versions: VersionRange,
         deadline: Duration,
@@ -91,11 +91,11 @@ impl CoordinatorConnections {
     ) -> Result<R::Response, KafkaError> {
         let ends = Instant::now() + deadline;
         let called = async {
-            let open = self.open(line, group);
+            let open = self.open(kind, group);
             let mut connection = within(deadline.min(REQUEST_DEADLINE), group, open).await?;
             let left = ends.saturating_duration_since(Instant::now());
             let exchange = self.exchange(&mut connection, versions, left, build);
-            match line {
+            match kind {
                 ConnectionKind::Join => self.beside_looks(group, exchange).await,
                 ConnectionKind::Heartbeat | ConnectionKind::Commit => exchange.await,
             }
@@ -163,8 +163,8 @@ impl CoordinatorConnections {
         }
     }
 
-    async fn open(&self, line: ConnectionKind, group: &str) -> Result<HeldConnection<'_>, KafkaError> {
-        let slot = match line {
+    async fn open(&self, kind: ConnectionKind, group: &str) -> Result<HeldConnection<'_>, KafkaError> {
+        let slot = match kind {
             ConnectionKind::Heartbeat => &self.heartbeat,
             ConnectionKind::Join => &self.join,
             ConnectionKind::Commit => &self.commit,
@@ -284,20 +284,21 @@ mod tests {
         ApiVersionsResponse::default().with_api_keys(keys)
     }
 
-    fn lines(brokers: CoordinatorDialer, coordinator: Option<&str>) -> CoordinatorConnections {
+    fn connections(brokers: CoordinatorDialer, coordinator: Option<&str>) -> CoordinatorConnections {
         let bootstrap = vec![BrokerAddress::new("a", 9092), BrokerAddress::new("b", 9092)];
-        let lines = CoordinatorConnections::new(KafkaCluster::new(bootstrap, Arc::new(brokers), "test"));
-        lines.coordinator.send_replace(coordinator.map(|host| BrokerAddress::new(host, 9092)));
-        lines
+        let connections =
+            CoordinatorConnections::new(KafkaCluster::new(bootstrap, Arc::new(brokers), "test"));
+        connections.coordinator.send_replace(coordinator.map(|host| BrokerAddress::new(host, 9092)));
+        connections
     }
 
     async fn join(
-        lines: &CoordinatorConnections,
-        line: ConnectionKind,
+        connections: &CoordinatorConnections,
+        kind: ConnectionKind,
         deadline: Duration,
     ) -> Result<(), KafkaError> {
         let request = |_| JoinGroupRequest::default();
-        lines.call(line, "g", versions(0, 7), deadline, request).await.map(|_| ())
+        connections.call(kind, "g", versions(0, 7), deadline, request).await.map(|_| ())
     }
 
     /// Short deadline.
@@ -308,35 +309,37 @@ mod tests {
     #[tokio::test]
     async fn own_1_heartbeat_deadline_covers_coordinator_look_up_and_dial() {
         for coordinator in [None, Some("a")] {
-            let lines = lines(CoordinatorDialer::Vanished, coordinator);
-            let answer =
-                timeout(MUCH_LATER, join(&lines, ConnectionKind::Heartbeat, SOON)).await.expect("it ends");
+            let connections = connections(CoordinatorDialer::Vanished, coordinator);
+            let answer = timeout(MUCH_LATER, join(&connections, ConnectionKind::Heartbeat, SOON))
+                .await
+                .expect("it ends");
             assert!(matches!(answer, Err(KafkaError::CoordinatorSilent { .. })), "{answer:?}");
             assert!(answer.is_err_and(|error| !error.may_still_apply()), "nothing was sent");
-            assert_eq!(*lines.coordinator.borrow(), None, "it is looked for anew");
+            assert_eq!(*connections.coordinator.borrow(), None, "it is looked for anew");
         }
     }
 
     #[tokio::test]
     async fn own_1_timed_out_request_may_still_apply() {
-        let lines = lines(CoordinatorDialer::Frozen, Some("a"));
+        let connections = connections(CoordinatorDialer::Frozen, Some("a"));
         let deadline = Duration::from_secs(2);
-        let answer =
-            timeout(MUCH_LATER, join(&lines, ConnectionKind::Heartbeat, deadline)).await.expect("it ends");
+        let answer = timeout(MUCH_LATER, join(&connections, ConnectionKind::Heartbeat, deadline))
+            .await
+            .expect("it ends");
         assert!(answer.is_err_and(|error| error.may_still_apply()));
     }
 
     #[tokio::test]
     async fn liv_1_pending_join_fails_when_coordinator_moves() {
-        let lines = lines(CoordinatorDialer::Frozen, Some("a"));
+        let connections = connections(CoordinatorDialer::Frozen, Some("a"));
         let moves = async {
             sleep(SOON).await;
-            lines.forget_coordinator();
-            lines.coordinator.send_replace(Some(BrokerAddress::new("a", 9092)));
+            connections.forget_coordinator();
+            connections.coordinator.send_replace(Some(BrokerAddress::new("a", 9092)));
             sleep(SOON).await;
-            lines.coordinator.send_replace(Some(BrokerAddress::new("b", 9092)));
+            connections.coordinator.send_replace(Some(BrokerAddress::new("b", 9092)));
         };
-        let joins = join(&lines, ConnectionKind::Join, Duration::from_secs(960));
+        let joins = join(&connections, ConnectionKind::Join, Duration::from_secs(960));
         let both = async { tokio::join!(joins, moves) };
         let (answer, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
         assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
@@ -344,8 +347,8 @@ mod tests {
 
     #[tokio::test]
     async fn liv_1_unanswered_join_looks_up_the_next_coordinator() {
-        let lines = lines(CoordinatorDialer::Fenced, Some("a"));
-        let joins = join(&lines, ConnectionKind::Join, Duration::from_secs(960));
+        let connections = connections(CoordinatorDialer::Fenced, Some("a"));
+        let joins = join(&connections, ConnectionKind::Join, Duration::from_secs(960));
         let answer = timeout(Duration::from_secs(60), joins).await.expect("it ends");
         assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
     }

@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::client::CoordinatorClient;
 use super::commands::{CommandReceiver, GroupCommand};
-use super::connections::CoordinatorConnections;
 use super::effects::{GroupEffect, MemberIdentity};
-use super::lease::OwnershipLease;
-use super::leave::leave_with_retries;
-use super::member::{GroupMember, MemberEvent};
-use super::membership::{EventSink, Membership, MembershipSettings, SharedView, commit_as};
-use super::{commits, requests};
+use super::member::{GroupMember, MemberEvent, MembershipView};
+use super::membership_handle::{CommittedReply, EventSink, Membership, MembershipSettings, SharedView};
+use super::ownership_lease::OwnershipLease;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::effects::GroupEvent;
 use crate::runtime::backoff::random;
@@ -30,7 +28,7 @@ const LOOK_SOON: Duration = Duration::from_secs(3);
 /// Result that a task of the driver sends back to it.
 pub(super) enum DriverInput {
     /// Response to a request.
-    Answer(MemberEvent),
+    Response(MemberEvent),
     /// Response to the leader's assignment, and the partition count of the topic that it was based on.
     Assigned(MemberEvent, Option<usize>),
     /// Partition count of the topic.
@@ -66,7 +64,7 @@ pub(super) struct MemberDriver {
     sink: EventSink,
     lease: OwnershipLease,
     published: SharedView,
-    lines: Arc<CoordinatorConnections>,
+    client: Arc<CoordinatorClient>,
     /// Unbounded: the state machine has one request of a kind in flight, and each has one response.
     events: mpsc::UnboundedSender<DriverInput>,
     incoming: mpsc::UnboundedReceiver<DriverInput>,
@@ -92,7 +90,7 @@ impl MemberDriver {
             sink,
             lease: membership.lease.clone(),
             published: Arc::clone(&membership.published),
-            lines: Arc::clone(&membership.lines),
+            client: Arc::clone(&membership.client),
             events,
             incoming,
             counted: None,
@@ -104,8 +102,8 @@ impl MemberDriver {
         loop {
             let now = clock::now();
             self.core.set_rebalance_timeout(now, self.settings.rebalance.get());
-            let effects = self.core.tick(now, random());
-            self.carry_out(effects);
+            let effects = self.core.tick(now);
+            self.apply_effects(effects);
             self.count_topic(now);
             let wake = self.core.wake_at().map_or(METADATA_AGE_MAX, |at| at.since(clock::now()));
             tokio::select! {
@@ -113,7 +111,7 @@ impl MemberDriver {
                 biased;
                 Some(event) = self.incoming.recv() => match event {
                     DriverInput::RequestDied => return,
-                    event => self.take(event),
+                    event => self.on_input(event),
                 },
                 command = commands.next() => match command {
                     Some(GroupCommand::Leave(done)) => {
@@ -136,10 +134,10 @@ impl MemberDriver {
         *self.published.lock() = self.core.standing();
     }
 
-    fn take(&mut self, incoming: DriverInput) {
+    fn on_input(&mut self, input: DriverInput) {
         let (now, random) = (clock::now(), random());
-        let effects = match incoming {
-            DriverInput::Answer(event) => self.core.take(now, event, random),
+        let effects = match input {
+            DriverInput::Response(event) => self.core.take(now, event, random),
             DriverInput::Assigned(event, counted) => {
                 // Growth is measured against the assigned partition count, not against the first one seen (H18).
                 self.counted = counted.or(self.counted);
@@ -152,43 +150,50 @@ impl MemberDriver {
             DriverInput::CommittedRefused(who, code) => self.core.commit_refused(now, &who, code, random),
             DriverInput::RequestDied => Vec::new(),
         };
-        self.carry_out(effects);
+        self.apply_effects(effects);
     }
 
     fn on_command(&mut self, command: GroupCommand) {
         match command {
             GroupCommand::Released(partitions) => {
                 let effects = self.core.released(clock::now(), &partitions);
-                self.carry_out(effects);
+                self.apply_effects(effects);
             }
-            GroupCommand::Quiesced => self.core.all_invocations_ended(),
-            GroupCommand::StartOver(generation) => {
+            GroupCommand::AllInvocationsEnded => self.core.all_invocations_ended(),
+            GroupCommand::ForceRejoin(generation) => {
                 let effects = self.core.force_rejoin(clock::now(), generation);
-                self.carry_out(effects);
+                self.apply_effects(effects);
             }
             GroupCommand::CommitsRefused(refusals) => {
                 for (who, code) in refusals {
                     let effects = self.core.commit_refused(clock::now(), &who, code, random());
-                    self.carry_out(effects);
+                    self.apply_effects(effects);
                 }
             }
-            GroupCommand::Committed(standing, partitions, reply) => {
-                let (lines, settings, events) =
-                    (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
-                tokio::task::spawn_local(async move {
-                    let who = commit_as(&settings, &standing);
-                    let answer = commits::committed(&lines, &settings, &who, &partitions).await;
-                    if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
-                        let _ = events.send(DriverInput::CommittedRefused(standing.identity(), code));
-                    }
-                    let _ = reply.send(answer);
-                });
+            GroupCommand::FetchCommitted(view, partitions, reply) => {
+                self.fetch_committed(view, partitions, reply);
             }
             GroupCommand::Leave(_) => {}
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<GroupEffect>) {
+    fn fetch_committed(
+        &self,
+        view: MembershipView,
+        partitions: Vec<i32>,
+        reply: oneshot::Sender<CommittedReply>,
+    ) {
+        let (client, events) = (Arc::clone(&self.client), self.events.clone());
+        tokio::task::spawn_local(async move {
+            let response = client.committed(&client.commit_identity(&view), &partitions).await;
+            if let Some(code) = response.as_ref().err().and_then(KafkaError::code) {
+                let _ = events.send(DriverInput::CommittedRefused(view.identity(), code));
+            }
+            let _ = reply.send(response);
+        });
+    }
+
+    fn apply_effects(&mut self, effects: Vec<GroupEffect>) {
         // Publish before notifying: a listener must already see the new assignment.
         self.publish();
         for effect in effects {
@@ -212,12 +217,11 @@ impl MemberDriver {
     }
 
     fn request(&self, effect: GroupEffect) {
-        let (lines, settings, events) =
-            (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
+        let (client, events) = (Arc::clone(&self.client), self.events.clone());
         tokio::task::spawn_local(async move {
-            let answer = outcome("request of the group", requests::perform(&lines, &settings, effect)).await;
-            if let Some(answer) = answer.unwrap_or(Some(DriverInput::RequestDied)) {
-                let _ = events.send(answer);
+            let response = outcome("request of the group", client.perform(effect)).await;
+            if let Some(response) = response.unwrap_or(Some(DriverInput::RequestDied)) {
+                let _ = events.send(response);
             }
         });
     }
@@ -228,10 +232,10 @@ impl MemberDriver {
         }
         let is_there = self.counted.is_some_and(|partitions| partitions > 0);
         self.next_count = now + if is_there { METADATA_AGE_MAX } else { LOOK_SOON };
-        let (lines, settings, events) =
-            (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
+        let (client, settings, events) =
+            (Arc::clone(&self.client), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
-            if let Ok(view) = lines.cluster().refresh(&settings.topic).await {
+            if let Ok(view) = client.cluster().refresh(&settings.topic).await {
                 let _ = events.send(DriverInput::TopicCounted(view.partitions.len()));
             }
         });
@@ -245,7 +249,7 @@ impl MemberDriver {
             match effect {
                 GroupEffect::EndLease => self.lease.end(),
                 GroupEffect::Leave { member } => {
-                    leave_with_retries(&self.lines, &self.settings, &member).await;
+                    self.client.leave_with_retries(&member).await;
                 }
                 _ => {}
             }

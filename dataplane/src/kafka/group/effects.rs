@@ -11,9 +11,6 @@ use uuid::Uuid;
 use crate::error::ErrorClass;
 use crate::kafka::error::code_class;
 
-/// Retry interval of a member that cannot join until an operator has fixed the cause.
-pub(super) const FATAL_RETRY: Duration = Duration::from_secs(15);
-
 /// Protocol by which the members of a group agree on the assignment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupProtocol {
@@ -219,37 +216,6 @@ pub fn leaving(code: Option<ResponseError>) -> LeaveResult {
         ErrorClass::Fenced => LeaveResult::Gone,
         ErrorClass::Retry | ErrorClass::Throttle => LeaveResult::Again,
         ErrorClass::Poison | ErrorClass::Fatal => LeaveResult::Refused(code),
-    }
-}
-
-pub(super) fn needs_operator(code: ResponseError) -> bool {
-    matches!(
-        code,
-        ResponseError::InconsistentGroupProtocol
-            | ResponseError::GroupAuthorizationFailed
-            | ResponseError::InvalidSessionTimeout
-            | ResponseError::GroupMaxSizeReached
-            | ResponseError::InvalidGroupId
-    )
-}
-
-pub(super) fn operator_message(code: ResponseError) -> String {
-    match code {
-        ResponseError::InconsistentGroupProtocol => {
-            "another program in the consumer group does not use the `cooperative-sticky` assignor, or the consumer \
-             protocol (KIP-848): let it, set `kafka.group_protocol` alike on all nodes, or give the mapping a \
-             ConsumerGroupId of its own"
-                .to_owned()
-        }
-        ResponseError::GroupAuthorizationFailed => {
-            "the cluster refuses the consumer group: grant Read on the group".to_owned()
-        }
-        ResponseError::InvalidSessionTimeout => {
-            "the broker refuses the session timeout: set `kafka.session_timeout` between the broker's \
-             group.min.session.timeout.ms and group.max.session.timeout.ms"
-                .to_owned()
-        }
-        other => format!("the group's coordinator says {other}"),
     }
 }
 

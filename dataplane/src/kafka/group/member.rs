@@ -12,7 +12,7 @@ use super::effects::{
     GroupEffect, GroupProtocol, JoinResult, Kip848Response, MemberIdentity, MemberTiming, RequestError,
 };
 use super::kip848::member::Kip848Member;
-use super::kip848::session::SessionBounds;
+use super::kip848::session_bounds::SessionBounds;
 
 /// Response to a request of a member.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ impl GroupMember {
             Self::Classic(core) => (core.commit_identity(), core.kept()),
             Self::Consumer(core) => (core.commit_identity(), core.kept()),
         };
-        let (generation, member) = identity?;
-        Some(MembershipView { generation, member: member.to_owned(), kept })
+        let MemberIdentity { member, generation } = identity?.clone();
+        Some(MembershipView { generation, member, kept })
     }
 
     /// Returns the moment at which [`GroupMember::tick`] is next due.
@@ -93,9 +93,9 @@ impl GroupMember {
     }
 
     /// Advances the member to `now` and returns the effects that are due.
-    pub fn tick(&mut self, now: Moment, random: u64) -> Vec<GroupEffect> {
+    pub fn tick(&mut self, now: Moment) -> Vec<GroupEffect> {
         match self {
-            Self::Classic(core) => core.tick(now, random),
+            Self::Classic(core) => core.tick(now),
             Self::Consumer(core) => core.tick(now),
         }
     }

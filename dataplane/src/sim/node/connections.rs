@@ -1,4 +1,4 @@
-//! Connections of a group member, modelled on `kafka/group/requests.rs`: one request at a time on each, with a
+//! Connections of a group member, modelled on `kafka/group/client.rs`: one request at a time on each, with a
 //! coordinator lookup where it is unknown.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Heartbeats of the consumer protocol, modelled on `kafka/group/kip848/requests.rs`.
+//! Heartbeats of the consumer protocol, modelled on `kafka/group/client/kip848.rs`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Group thread, modelled on `kafka/group/membership.rs`: responses before commands, a tick after each.
+//! Group thread, modelled on `kafka/group/driver.rs`: responses before commands, a tick after each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use super::{NodeState, SimulatedNode};
 use crate::history::{HistoryEvent as Happened, Invariant};
 use crate::kafka::group::assignor::{self, MemberSubscription};
 use crate::kafka::group::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
-use crate::kafka::group::kip848::session::SessionBounds;
-use crate::kafka::group::lease::margin;
+use crate::kafka::group::kip848::session_bounds::SessionBounds;
 use crate::kafka::group::member::{GroupMember, MemberEvent as Answer};
+use crate::kafka::group::ownership_lease::margin;
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
 use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
@@ -89,7 +89,7 @@ impl SimulatedNode {
         let (now, random) = (env.now, env.random.draw());
         let effects = event(&mut self.group.core, now, random);
         self.carry_out_group(env, effects);
-        let effects = self.group.core.tick(now, random);
+        let effects = self.group.core.tick(now);
         self.carry_out_group(env, effects);
         self.count_topic(env);
         if let Some(at) = self.group.core.wake_at()

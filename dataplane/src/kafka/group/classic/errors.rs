@@ -5,12 +5,11 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
-use super::{ClassicEffects, ClassicMember, ClassicState};
-use crate::kafka::group::effects::{
-    FATAL_RETRY, GroupEffect, GroupEvent, MemberIdentity, RequestError, is_fencing, needs_operator,
-    operator_message,
-};
-use crate::kafka::group::lease::margin;
+use super::{ClassicEffects, ClassicMember, ClassicStage, NO_GENERATION};
+use crate::kafka::group::effects::{GroupProtocol, MemberIdentity, RequestError, is_fencing};
+use crate::kafka::group::member_session::must_rejoin;
+use crate::kafka::group::operator_errors::{FATAL_RETRY, operator_message};
+use crate::kafka::group::ownership_lease::margin;
 
 impl ClassicMember {
     /// Handles the rejection of a commit, or of a committed-offset look-up, that was sent as `who`. A rejection of an
@@ -24,16 +23,16 @@ impl ClassicMember {
         random: u64,
     ) -> ClassicEffects {
         let mut out = ClassicEffects::new();
-        if self.state != ClassicState::Stable || who.member != self.member {
+        if !self.session.is_in(ClassicStage::Stable) || who.member != self.identity.member {
             return out;
         }
-        let is_ours = self.is(who);
+        let is_ours = self.identity == *who;
         match code {
             code if is_ours && is_fencing(code) => {
-                self.failed(RequestError::Code(code), now, random, &mut out);
+                self.on_request_error(RequestError::Code(code), now, random, &mut out);
             }
             ResponseError::RebalanceInProgress if is_ours => self.join(now, &mut out),
-            code if RequestError::Code(code).expels() => self.next_heartbeat = now,
+            code if RequestError::Code(code).expels() => self.session.schedule_heartbeat(now),
             _ => {}
         }
         out
@@ -43,72 +42,46 @@ impl ClassicMember {
     /// the coordinator rejects them.
     pub fn force_rejoin(&mut self, now: Moment, generation: i32) -> ClassicEffects {
         let mut out = ClassicEffects::new();
-        let is_in = self.state == ClassicState::Stable && self.generation == generation;
-        if mutant!("beginning-committed-twice", is_in, false) {
+        let is_current = self.session.is_in(ClassicStage::Stable) && self.identity.generation == generation;
+        if must_rejoin(is_current) {
             self.join(now, &mut out);
         }
         out
     }
 
-    pub(super) fn failed(
+    pub(super) fn on_request_error(
         &mut self,
-        failure: RequestError,
+        error: RequestError,
         now: Moment,
         random: u64,
         out: &mut ClassicEffects,
     ) {
-        match failure {
+        match error {
             RequestError::Code(code) if is_fencing(code) => {
                 self.drop_all_partitions(&format!("the group's coordinator says {code}"), now, out);
                 if code != ResponseError::IllegalGeneration {
-                    self.member.clear();
+                    self.identity.member.clear();
                 }
-                self.disconnect(now, Duration::ZERO);
+                self.session.disconnect(now, Duration::ZERO);
             }
             RequestError::Code(ResponseError::RebalanceInProgress) => self.join(now, out),
-            RequestError::Code(code) if needs_operator(code) => {
-                self.trouble(operator_message(code), out);
-                self.disconnect(now, FATAL_RETRY);
-            }
-            RequestError::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
-            RequestError::Transport(error) => self.retry(error, now, random, out),
-            RequestError::MemberIdRequired(_) => self.disconnect(now, Duration::ZERO),
+            RequestError::Code(code) => match operator_message(GroupProtocol::Classic, code) {
+                Some(message) => {
+                    self.session.degrade(message, out);
+                    self.session.disconnect(now, FATAL_RETRY);
+                }
+                None => self.session.retry(format!("group coordinator: {code}"), now, random, out),
+            },
+            RequestError::Transport(error) => self.session.retry(error, now, random, out),
+            RequestError::MemberIdRequired(_) => self.session.disconnect(now, Duration::ZERO),
         }
-    }
-
-    pub(super) fn retry(&mut self, error: String, now: Moment, random: u64, out: &mut ClassicEffects) {
-        let wait = self.backoff.next(random);
-        if self.backoff.failures() > 1 {
-            self.trouble(error, out);
-        }
-        self.disconnect(now, wait);
-    }
-
-    /// Returns to the coordinator look-up after `wait`. Owned partitions stay owned until the lease ends.
-    pub(super) fn disconnect(&mut self, now: Moment, wait: Duration) {
-        self.state = ClassicState::Out;
-        self.retry_at = now + wait;
-        self.heartbeat = None;
-    }
-
-    pub(super) fn trouble(&mut self, text: String, out: &mut ClassicEffects) {
-        self.degraded = true;
-        out.push(GroupEffect::Notify(GroupEvent::Trouble(text)));
     }
 
     pub(super) fn drop_all_partitions(&mut self, reason: &str, now: Moment, out: &mut ClassicEffects) {
-        let session_ends = now.max(self.lease_until) + margin(self.timing.session_timeout);
-        let partitions: Vec<i32> = std::mem::take(&mut self.owned).into_iter().collect();
-        self.revoking.clear();
-        self.count_kept();
+        let session_ends = now.max(self.session.lease_until()) + margin(self.timing.session_timeout);
         self.assigned.clear();
-        self.generation = -1;
+        self.identity.generation = NO_GENERATION;
         self.leads = false;
-        self.lease_until = Moment::default();
-        out.push(GroupEffect::EndLease);
-        if !partitions.is_empty() {
-            self.rejoin_not_before = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
-            out.push(GroupEffect::Notify(GroupEvent::Lost { partitions, reason: reason.to_owned() }));
-        }
+        self.session.drop_all_partitions(reason, session_ends, out);
     }
 }

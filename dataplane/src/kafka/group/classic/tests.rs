@@ -26,12 +26,12 @@ fn who(member: &str, generation: i32) -> MemberIdentity {
 
 /// Returns the member's current identity.
 fn itself(core: &ClassicMember) -> MemberIdentity {
-    who(&core.member, core.generation)
+    core.identity.clone()
 }
 
 fn join(core: &mut ClassicMember, second: u64, generation: i32, partitions: &[i32]) -> Vec<GroupEffect> {
-    if core.state == ClassicState::Out {
-        assert_eq!(core.tick(at(second), 0), [GroupEffect::FindCoordinator]);
+    if core.session.stage() == SessionStage::Out {
+        assert_eq!(core.tick(at(second)), [GroupEffect::FindCoordinator]);
         core.coordinator_found(at(second), Ok(()), 0);
     }
     let joined = JoinResult { generation, member: "me".into(), leader: "you".into(), members: vec![] };
@@ -41,7 +41,7 @@ fn join(core: &mut ClassicMember, second: u64, generation: i32, partitions: &[i3
 }
 
 fn beat(core: &mut ClassicMember, second: u64) -> u64 {
-    let effects = core.tick(at(second), 0);
+    let effects = core.tick(at(second));
     let beat = effects.iter().find_map(|effect| match effect {
         GroupEffect::Heartbeat { seq, .. } => Some(*seq),
         _ => None,
@@ -63,8 +63,8 @@ fn h1_lease_counts_from_send_of_acknowledged_heartbeat() {
     let seq = beat(&mut core, 103);
     let effects = core.heartbeat_answered(at(106), seq, Ok(()), 0);
     assert_eq!(effects, [GroupEffect::ExtendLease(at(103) + Duration::from_secs(8))]);
-    assert!(lost(&core.tick(at(110), 0)).is_empty());
-    assert_eq!(lost(&core.tick(at(111), 0)), [0], "nothing acknowledged since");
+    assert!(lost(&core.tick(at(110))).is_empty());
+    assert_eq!(lost(&core.tick(at(111))), [0], "nothing acknowledged since");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn drn_1_rejection_of_former_identity_takes_nothing_away() {
         let mut core = stable(&[0, 1]);
         // The group was recreated and counts its generations from 1.
         assert!(core.commit_refused(at(101), &who("before", 1), code, 0).is_empty());
-        assert!(core.tick(at(101), 0).is_empty(), "nothing to ask after");
+        assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
         assert_eq!(*core.kept(), BTreeSet::from([0, 1]));
     }
 }
@@ -134,7 +134,7 @@ fn h7_response_to_abandoned_join_is_ignored() {
     let unknown = Err(RequestError::Code(ResponseError::UnknownMemberId));
     assert_eq!(lost(&core.heartbeat_answered(at(106), seq, unknown, 0)), [0, 1]);
     core.all_invocations_ended();
-    core.tick(at(107), 0);
+    core.tick(at(107));
     let effects = core.coordinator_found(at(107), Ok(()), 0);
     assert_eq!(effects, [GroupEffect::Join { member: String::new(), generation: -1, owned: vec![] }]);
     let late =
@@ -143,7 +143,7 @@ fn h7_response_to_abandoned_join_is_ignored() {
     assert!(!join(&mut core, 109, 3, &[0]).is_empty(), "it waits for its own");
     let mut core = stable(&[0]);
     join_again(&mut core, 104, 2, &[0]);
-    core.state = ClassicState::Syncing;
+    core.session.enter(ClassicStage::Syncing);
     assert!(core.synced(at(105), &who("me", 1), Ok(vec![0, 1, 2]), 0).is_empty());
 }
 
@@ -181,12 +181,12 @@ fn join_again(
 fn h5_no_rejoin_over_own_invocations_after_loss() {
     let mut core = stable(&[0]);
     core.commit_refused(at(103), &who("me", 1), ResponseError::UnknownMemberId, 0);
-    assert!(core.tick(at(104), 0).is_empty());
+    assert!(core.tick(at(104)).is_empty());
     let mut other = stable(&[0]);
     other.commit_refused(at(103), &who("me", 1), ResponseError::UnknownMemberId, 0);
     other.all_invocations_ended();
-    assert_eq!(other.tick(at(104), 0), [GroupEffect::FindCoordinator]);
-    assert_eq!(core.tick(at(111), 0), [GroupEffect::FindCoordinator], "the session must have expired by now");
+    assert_eq!(other.tick(at(104)), [GroupEffect::FindCoordinator]);
+    assert_eq!(core.tick(at(111)), [GroupEffect::FindCoordinator], "the session must have expired by now");
 }
 
 /// The leader withholds claimed partitions from other members until the claiming member joins without them.
@@ -196,9 +196,9 @@ fn liv_1_partitions_lost_during_join_are_released_by_next() {
     let seq = beat(&mut core, 103);
     let rebalance = Err(RequestError::Code(ResponseError::RebalanceInProgress));
     core.heartbeat_answered(at(103), seq, rebalance, 0);
-    assert_eq!(lost(&core.tick(at(112), 0)), [0, 1], "the join is not answered");
+    assert_eq!(lost(&core.tick(at(112))), [0, 1], "the join is not answered");
     core.all_invocations_ended();
-    core.tick(at(113), 0);
+    core.tick(at(113));
     let effects = core.coordinator_found(at(113), Ok(()), 0);
     assert_eq!(effects, [GroupEffect::Join { member: "me".into(), generation: -1, owned: vec![] }]);
     let joined = JoinResult { generation: 2, member: "me".into(), leader: "you".into(), members: vec![] };
@@ -211,10 +211,10 @@ fn h5_no_leave_over_own_invocations_after_loss() {
     let says_goodbye =
         |effects: Vec<GroupEffect>| matches!(effects[..], [GroupEffect::Leave { .. }, GroupEffect::EndLease]);
     let mut core = stable(&[0]);
-    assert_eq!(lost(&core.tick(at(160), 0)), [0]);
+    assert_eq!(lost(&core.tick(at(160))), [0]);
     assert_eq!(core.leave(), [GroupEffect::EndLease], "the session ends by itself");
     let mut core = stable(&[0]);
-    core.tick(at(160), 0);
+    core.tick(at(160));
     core.all_invocations_ended();
     assert!(says_goodbye(core.leave()));
     assert!(says_goodbye(stable(&[0]).leave()));
@@ -224,7 +224,7 @@ fn h5_no_leave_over_own_invocations_after_loss() {
 fn h7_one_heartbeat_in_flight_and_stale_responses_ignored() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
-    assert!(core.tick(at(104), 0).is_empty(), "one is outstanding");
+    assert!(core.tick(at(104)).is_empty(), "one is outstanding");
     assert!(core.heartbeat_answered(at(104), seq + 1, Ok(()), 0).is_empty());
     core.heartbeat_answered(at(104), seq, Err(RequestError::Code(ResponseError::RebalanceInProgress)), 0);
     let old = beat(&mut core, 107);
@@ -240,7 +240,7 @@ fn h10_coordinator_move_takes_nothing_away() {
     let seq = beat(&mut core, 103);
     let moved = Err(RequestError::Code(ResponseError::NotCoordinator));
     assert!(core.heartbeat_answered(at(103), seq, moved, 0).is_empty());
-    assert_eq!(core.tick(at(104), 0), [GroupEffect::FindCoordinator]);
+    assert_eq!(core.tick(at(104)), [GroupEffect::FindCoordinator]);
     let effects = core.coordinator_found(at(104), Ok(()), 0);
     assert_eq!(effects, [GroupEffect::Join { member: "me".into(), generation: 1, owned: vec![0] }]);
 }
@@ -274,13 +274,13 @@ fn h7_fencing_heartbeat_leaves_decision_to_pending_join() {
     let effects =
         core.heartbeat_answered(at(106), seq, Err(RequestError::Code(ResponseError::IllegalGeneration)), 0);
     assert!(lost(&effects).is_empty());
-    assert_eq!(lost(&core.tick(at(111), 0)), [0], "the lease still ends by itself");
+    assert_eq!(lost(&core.tick(at(111))), [0], "the lease still ends by itself");
 }
 
 #[test]
 fn group_of_another_protocol_is_explained() {
     let mut core = core();
-    core.tick(at(100), 0);
+    core.tick(at(100));
     core.coordinator_found(at(100), Ok(()), 0);
     let effects = core.joined(
         at(100),
@@ -291,6 +291,6 @@ fn group_of_another_protocol_is_explained() {
     assert!(
         matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Trouble(text))] if text.contains("cooperative-sticky"))
     );
-    assert!(core.tick(at(110), 0).is_empty());
-    assert_eq!(core.tick(at(115), 0), [GroupEffect::FindCoordinator]);
+    assert!(core.tick(at(110)).is_empty());
+    assert_eq!(core.tick(at(115)), [GroupEffect::FindCoordinator]);
 }

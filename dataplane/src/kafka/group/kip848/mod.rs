@@ -3,5 +3,4 @@
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod coordinator_model;
 pub mod member;
-pub(super) mod requests;
-pub mod session;
+pub mod session_bounds;

@@ -95,7 +95,7 @@ fn com_1_forced_rejoin_leaves_and_joins_again() {
 fn h5_forced_rejoin_over_running_invocations_sends_no_leave() {
     let mut core = stable(4, &[0, 1]);
     core.disconnect(at(101), Duration::ZERO);
-    core.rejoin_not_before = Some(at(150));
+    core.session.hold_off_until(at(150));
     assert!(!core.force_rejoin(at(101), 4).contains(&GroupEffect::Leave { member: "me".to_owned() }));
     assert!(core.tick(at(102)).is_empty(), "until nothing runs");
 }
@@ -194,7 +194,7 @@ fn stale_epoch_on_commit_triggers_full_heartbeat_only() {
     assert_eq!((beat.epoch, beat.everything, beat.owned), (4, true, Some(share(&[0]))));
     let effects = core.heartbeat_answered(at(101), beat.seq, Ok(told(5, Some(&[0]))), 0);
     assert!(lost(&effects).is_empty());
-    assert_eq!(core.commit_identity(), Some((5, "me")));
+    assert_eq!(core.commit_identity(), Some(&who(5)));
 }
 
 #[test]

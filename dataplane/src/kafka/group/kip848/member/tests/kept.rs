@@ -16,6 +16,6 @@ fn own_1_ten_thousand_partitions_are_revoked_as_one_set() {
     assert!(core.kept().iter().eq(left));
     assert_eq!(say(&mut core, 106).owned, None, "all of it is ours until it has drained");
     core.released(at(107), gone);
-    core.heartbeat_answered(at(107), core.heartbeat_seq, Ok(told(4, None)), 0);
+    core.heartbeat_answered(at(107), core.session.last_heartbeat_seq(), Ok(told(4, None)), 0);
     assert_eq!(say(&mut core, 107).owned, Some(share(left)));
 }

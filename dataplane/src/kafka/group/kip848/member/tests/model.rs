@@ -202,7 +202,9 @@ impl GroupModel {
             }
             ModelMessage::Drained(partition) => {
                 // A drain of a partition that was lost meanwhile releases nothing.
-                if !node.core.revoking.contains(&partition) {
+                if node.core.kept().contains(&partition)
+                    || !node.core.session.partitions.all().contains(&partition)
+                {
                     return;
                 }
                 node.runs.remove(&partition);

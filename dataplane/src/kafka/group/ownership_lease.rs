@@ -18,9 +18,10 @@ pub struct OwnershipLease {
 impl OwnershipLease {
     /// Returns true while the lease holds.
     pub fn is_good(&self, now: Moment) -> bool {
-        if self.is_over.load(Ordering::Acquire) {
-            return false;
-        }
+        !self.is_over.load(Ordering::Acquire) && self.is_unexpired(now)
+    }
+
+    fn is_unexpired(&self, now: Moment) -> bool {
         mutant!(
             "lease-not-checked",
             now.as_micros() < self.until_micros.load(Ordering::Acquire),
@@ -45,14 +46,34 @@ impl OwnershipLease {
 /// Returns the end of a lease, for a session timeout of `session`. `acknowledged_send` is the send time of the last
 /// acknowledged request.
 pub(super) fn ends(acknowledged_send: Moment, session: Duration) -> Moment {
-    let holds_for = session.saturating_sub(margin(session));
-    acknowledged_send + mutant!("no-self-fence", holds_for, Duration::from_secs(3_600))
+    acknowledged_send + holds_for(session)
+}
+
+fn holds_for(session: Duration) -> Duration {
+    mutant!("no-self-fence", session.saturating_sub(margin(session)), Duration::from_secs(3_600))
+}
+
+/// Returns the moment from which an acknowledged request extends the lease: the coordinator may have handled it as
+/// soon as it was sent.
+#[allow(unused_variables)] // `answered_at` is for the mutant.
+pub(super) fn counts_from(sent_at: Moment, answered_at: Moment) -> Moment {
+    mutant!("lease-counts-from-the-reply", sent_at, answered_at)
+}
+
+/// Returns `sent_at`, but not later than `expelled_at`: the coordinator expels a member at the end of a rebalance
+/// even if its heartbeats arrive (H2).
+pub(super) fn before_expulsion(sent_at: Moment, expelled_at: Moment) -> Moment {
+    mutant!("barrier-not-minded", sent_at.min(expelled_at), sent_at)
 }
 
 /// Returns the time by which a lease ends before its session. A delayed invocation request must still arrive before
 /// another member may start. The margin is a fifth of the session, and at least five seconds where the session is
 /// long enough.
 pub fn margin(session_timeout: Duration) -> Duration {
-    let fifth = mutant!("no-margin", session_timeout / 5, session_timeout / 500);
+    let fifth = fifth_of(session_timeout);
     if session_timeout >= Duration::from_secs(15) { fifth.max(Duration::from_secs(5)) } else { fifth }
+}
+
+fn fifth_of(session_timeout: Duration) -> Duration {
+    mutant!("no-margin", session_timeout / 5, session_timeout / 500)
 }

@@ -35,7 +35,7 @@ impl SessionBounds {
 
     /// Parses the values of [`BROKER_KEYS`] and [`GROUP_KEYS`], in milliseconds, as far as the broker reports them.
     /// Returns `None` if no value is usable.
-    pub fn told<'v>(values: impl IntoIterator<Item = &'v str>) -> Option<Self> {
+    pub fn reported<'v>(values: impl IntoIterator<Item = &'v str>) -> Option<Self> {
         let millis = values.into_iter().filter_map(|value| value.parse::<u32>().ok()).filter(|ms| *ms > 0);
         let mut all: Vec<Duration> = millis.map(|ms| Duration::from_millis(u64::from(ms))).collect();
         all.sort_unstable();
@@ -49,10 +49,10 @@ mod tests {
 
     #[test]
     fn h1_bounds_are_shortest_and_longest_reported_session() {
-        let told = SessionBounds::told(["45000", "30000", "60000", "40000"]).expect("told");
-        assert_eq!(told.shortest, Duration::from_secs(30));
-        assert_eq!(told.longest, Duration::from_mins(1));
-        assert_eq!(SessionBounds::told(["", "0", "soon"]), None);
+        let reported = SessionBounds::reported(["45000", "30000", "60000", "40000"]).expect("reported");
+        assert_eq!(reported.shortest, Duration::from_secs(30));
+        assert_eq!(reported.longest, Duration::from_mins(1));
+        assert_eq!(SessionBounds::reported(["", "0", "soon"]), None);
     }
 
     #[test]
