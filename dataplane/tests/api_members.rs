@@ -237,7 +237,7 @@ fn function_and_enabled_are_shown_under_other_names() {
 }
 
 #[test]
-fn fixed_members_are_shown_and_cannot_be_changed() {
+fn fixed_members_are_shown_but_unchangeable() {
     scene(|scene| async move {
         let mut served = ServedApi::on(&scene);
         for CreatedMember { name, value, other, with } in created() {
@@ -286,7 +286,7 @@ fn unsupported_members_are_rejected_by_name() {
 }
 
 #[test]
-fn invalid_values_are_rejected_in_create_and_update() {
+fn create_and_update_reject_invalid_values() {
     scene(|scene| async move {
         let model = ApiModel::read();
         let served = ServedApi::on(&scene);

@@ -137,7 +137,7 @@ fn every_api_maps_codes_to_expected_class() {
 }
 
 #[test]
-fn h14_h20_every_code_of_a_fetched_partition() {
+fn h14_h20_every_fetch_code_is_handled() {
     for (code, error) in all_codes() {
         let does = refused(error);
         let right = match code {
@@ -233,7 +233,7 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
 }
 
 #[test]
-fn h1_h10_h25_every_code_of_every_request_of_a_member() {
+fn h1_h10_h25_every_code_of_member_requests() {
     // Codes of the other protocol (KIP-848).
     let others = [110, 113];
     for (code, error) in all_codes().into_iter().filter(|(code, _)| !others.contains(code)) {
@@ -270,7 +270,7 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
 }
 
 #[test]
-fn h10_every_code_of_a_leaving_member() {
+fn h10_every_leave_code_is_handled() {
     for (code, error) in all_codes() {
         let expected = match class_of(code) {
             // A fenced member has left, whatever the reason.
@@ -357,7 +357,7 @@ async fn com_1_no_commit_error_code_is_ignored() {
 }
 
 #[tokio::test]
-async fn no_metadata_coordinator_or_versions_code_is_ignored() {
+async fn no_lookup_error_code_is_ignored() {
     use metadata_response::MetadataResponseTopic;
     for (code, error) in all_codes() {
         let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_error_code(code);

@@ -33,7 +33,7 @@ fn check_prints_effective_settings_and_hides_secrets() {
 }
 
 #[test]
-fn check_exits_2_with_one_line_naming_fix() {
+fn failed_check_exits_2_naming_fix() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("lighterman.toml");
     std::fs::write(&file, "metrics_listn = '127.0.0.1:1'\n").expect("file");
@@ -48,7 +48,7 @@ fn check_exits_2_with_one_line_naming_fix() {
 }
 
 #[test]
-fn wrong_usage_exits_2_and_help_exits_0() {
+fn wrong_usage_exits_2_help_0() {
     assert_eq!(lighterman(&["chekc"], &[]).status.code(), Some(2));
     assert_eq!(lighterman(&[], &[]).status.code(), Some(2));
     let help = lighterman(&["check", "--help"], &[]);
@@ -58,7 +58,7 @@ fn wrong_usage_exits_2_and_help_exits_0() {
 }
 
 #[test]
-fn filters_are_tested_on_records_without_a_node() {
+fn filter_test_needs_no_node() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("orders.jsonl");
     let orders = "{\"state\":\"paid\"}\n{\"state\":\"new\"}\r\nno JSON\n";
@@ -95,7 +95,7 @@ fn filters_are_tested_on_records_without_a_node() {
 }
 
 #[test]
-fn invalid_pattern_exits_2_with_its_position() {
+fn invalid_pattern_exits_2_with_position() {
     let output = lighterman(&["filter", "test", "--pattern", r#"{"value":{"a":[{"prefx":"x"}]}}"#], &[]);
     assert_eq!(output.status.code(), Some(2));
     let told = stderr(&output);

@@ -118,7 +118,7 @@ fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 #[test]
-fn package_function_output_and_first_error_are_shown() {
+fn function_output_and_first_error_shown() {
     let Some(python) = python() else { return };
     let _ports = USUAL_PORTS.lock();
     let code = "from orders.names import NAME\n\ndef handler(event, context):\n    print('hello from', NAME)\n    \
@@ -145,7 +145,7 @@ fn unimportable_function_is_reported_at_once() {
 }
 
 #[test]
-fn second_instance_reports_other_ports_but_keeps_chosen() {
+fn second_instance_keeps_only_chosen_ports() {
     let _ports = USUAL_PORTS.lock();
     let folder = project(&[]);
     let mut first = DevProcess::start(folder.path(), None, &["--rate", "0"]);

@@ -21,7 +21,7 @@ const HEARTBEAT: i16 = 12;
 const SYNC_GROUP: i16 = 14;
 
 #[test]
-fn ord_1_alo_1_cut_and_garbled_connections_lose_and_repeat_nothing() {
+fn ord_1_alo_1_broken_connections_lose_and_repeat_nothing() {
     scene(|scene| async move {
         let mut producer = scene.producer(3).await;
         producer.write(1_500).await.expect("written");

@@ -45,7 +45,7 @@ async fn until(what: &str, fact: impl Fn() -> bool) {
 const SHORT: Duration = Duration::from_secs(3);
 
 #[test]
-fn timeout_is_retried_and_sent_to_every_mapping() {
+fn timeout_query_retried_for_every_mapping() {
     actix_rt::System::new().block_on(async {
         let throttled = FunctionFacts::Unanswered { throttled: true };
         let known = FunctionFacts::Known { timeout: SHORT };

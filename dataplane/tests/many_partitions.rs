@@ -93,11 +93,11 @@ fn run(partitions: i32) {
 }
 
 #[test]
-fn own_1_liv_1_four_thousand_partitions_change_hands_at_once() {
+fn own_1_liv_1_four_thousand_partitions_rebalance_at_once() {
     run(4_000);
 }
 
 #[test]
-fn own_1_liv_1_ten_thousand_partitions_change_hands_at_once() {
+fn own_1_liv_1_ten_thousand_partitions_rebalance_at_once() {
     run(10_000);
 }

@@ -24,7 +24,7 @@ async fn put(served: &ServedApi, path: &str, change: Value) -> String {
 }
 
 #[test]
-fn mapping_is_updating_until_old_run_has_drained() {
+fn mapping_stays_updating_until_drained() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let begins = json!({"Enabled": true, "StartingPosition": "TRIM_HORIZON", "BatchSize": 5});

@@ -16,7 +16,7 @@ fn result(scene: &DataplaneScene) -> String {
 }
 
 #[test]
-fn alo_1_liv_1_missing_topic_is_reported_and_delivered_after_creation() {
+fn alo_1_liv_1_missing_topic_is_reported_until_created() {
     for start in [OffsetSpec::Latest, OffsetSpec::Earliest] {
         scene(|scene| async move {
             scene.run(start);

@@ -50,7 +50,7 @@ async fn the_others_run_and_it_follows(scene: &DataplaneScene, waiting: i32, oth
 }
 
 #[test]
-fn liv_1_leaderless_partition_does_not_block_restart_of_others() {
+fn liv_1_leaderless_partition_blocks_no_others_restart() {
     scene(|scene| async move {
         stopped_midway(&scene).await;
         the_others_run_and_it_follows(&scene, 3, 70, 80).await;
@@ -58,7 +58,7 @@ fn liv_1_leaderless_partition_does_not_block_restart_of_others() {
 }
 
 #[test]
-fn liv_1_leaderless_partition_does_not_block_first_start() {
+fn liv_1_leaderless_partition_blocks_no_first_start() {
     scene(|scene| async move {
         scene.producer(4).await.write(40).await.expect("written");
         the_others_run_and_it_follows(&scene, 0, 30, 40).await;
@@ -66,7 +66,7 @@ fn liv_1_leaderless_partition_does_not_block_first_start() {
 }
 
 #[test]
-fn liv_1_new_leaderless_partition_does_not_block_others() {
+fn liv_1_new_leaderless_partition_blocks_no_others() {
     scene(|scene| async move {
         scene.producer(1).await.write(10).await.expect("written");
         scene.run(OffsetSpec::Latest);
@@ -107,7 +107,7 @@ fn alo_1_delayed_latest_start_delivers_only_newer_records() {
 }
 
 #[test]
-fn h11_a_lost_commit_stops_its_own_partition_only() {
+fn h11_lost_commit_stops_only_its_partition() {
     scene(|scene| async move {
         stopped_midway(&scene).await;
         scene.broker.forget_commit(&scene.id.to_string(), "orders", 2).await;

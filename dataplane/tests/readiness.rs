@@ -10,7 +10,7 @@ use lighterman_proto::api::FilterCriteria;
 use self::scene::scene;
 
 #[test]
-fn node_is_ready_while_running_not_while_draining() {
+fn node_is_ready_until_draining() {
     scene(|scene| async move {
         let phase = NodePhase::default();
         let readiness = phase.readiness(&scene.dataplane);

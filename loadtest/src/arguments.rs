@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_true() {
+    fn help_names_actual_defaults() {
         CommandLine::command().debug_assert();
         let help = CommandLine::command().render_long_help().to_string();
         let drain =

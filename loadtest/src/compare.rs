@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn change_beyond_noise_is_marked_in_both_directions() {
+    fn either_change_beyond_noise_is_marked() {
         let mut slow = run();
         slow.records_per_second = 700.0;
         slow.latency.p99 = 140.0;

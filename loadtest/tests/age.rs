@@ -15,7 +15,7 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn record_expiring_in_open_window_spares_younger_one() -> Result<()> {
+async fn record_expired_in_window_spares_younger() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;

@@ -390,7 +390,7 @@ async fn missing_destinations_drop_where_asked(scene: &mut DestinationScene) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_failure_messages_match_aws_and_await_missing_destination() -> Result<()> {
+async fn alo_1_failure_messages_match_and_await_destination() -> Result<()> {
     let Some(mut scene) = DestinationScene::new().await? else { return Ok(()) };
     queues_and_notifications(&mut scene).await.context("queues and notifications")?;
     objects(&mut scene).await.context("objects")?;

@@ -119,7 +119,7 @@ async fn full_disk_rejects_mappings_while_deliveries_continue() -> Result<()> {
 
 /// A node that cannot guarantee durability exits with an error at once, and starts when there is space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn node_starting_on_full_disk_exits_with_error() -> Result<()> {
+async fn node_start_on_full_disk_fails() -> Result<()> {
     let Some(disk) = disk()? else { return Ok(()) };
     let lambda = FakeLambda::start().await?;
     disk.fill()?;

@@ -139,7 +139,7 @@ async fn unreachable_or_silent_broker_fails_soon() -> Result<()> {
 
 /// Java is required first, then Maven; each error is a single line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn missing_java_or_maven_error_names_the_fix() -> Result<()> {
+async fn missing_tool_error_names_its_fix() -> Result<()> {
     let path = tempfile::tempdir()?;
     // A version that cannot be installed by chance.
     for words in [&["steady", "--kafka", "0.0.1"][..], &["--kafka", "0.0.1"], &["chaos", "--kafka", "0.0.1"]]

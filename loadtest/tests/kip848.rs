@@ -230,13 +230,13 @@ async fn all_scenarios(version: &str, more: &[(&str, &str)]) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn own_1_drn_1_com_1_in_a_consumer_group_on_kafka_4_2_1() -> Result<()> {
+async fn own_1_drn_1_com_1_consumer_group_on_kafka_4_2_1() -> Result<()> {
     all_scenarios("4.2.1", &[]).await
 }
 
 /// The protocol is a preview in this version, and off by default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn own_1_drn_1_com_1_in_a_consumer_group_on_kafka_3_9_1() -> Result<()> {
+async fn own_1_drn_1_com_1_consumer_group_on_kafka_3_9_1() -> Result<()> {
     all_scenarios("3.9.1", &[("group.coordinator.rebalance.protocols", "classic,consumer")]).await
 }
 

@@ -122,7 +122,7 @@ fn order(index: usize, needs: Option<&str>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn powertools_consumer_fails_only_the_unreadable_value() -> Result<()> {
+async fn powertools_consumer_fails_only_unreadable_value() -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
     let mut scene = PowertoolsScene::new(python, "powertools.reads").await?;
     let mut values: Vec<Bytes> = (0..RECORDS).map(|index| order(index, None).to_string().into()).collect();

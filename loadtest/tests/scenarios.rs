@@ -43,7 +43,7 @@ async fn short_steady_scenario_is_measured_and_reported() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_node_scenario_is_clean_and_shows_gap() -> Result<()> {
+async fn killed_node_scenario_shows_a_gap() -> Result<()> {
     let scenario = read("node-killed")?.scaled(0.1);
     let run = run(&scenario, 0.1).await?;
     let labels: Vec<&str> = run.marks.iter().map(|mark| &*mark.label).collect();
@@ -61,7 +61,7 @@ async fn killed_node_scenario_is_clean_and_shows_gap() -> Result<()> {
 
 /// The function is too slow: the run ends, reports it, and is not clean.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_work_is_a_problem_not_a_hang() -> Result<()> {
+async fn unfinished_work_is_reported_without_hang() -> Result<()> {
     let text = "about = \"x\"\npartitions = 1\nbatch = 1\nwindow = 0\nsettle_seconds = 0\n\
                 [[phase]]\nseconds = 1\nrate = 50\nlatency = 200\n";
     let scenario = parse("late", text)?;

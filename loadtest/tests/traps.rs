@@ -186,7 +186,7 @@ fn tries(events: &[InvocationEvent], record: (i32, i64)) -> usize {
 }
 
 /// Status 200 with `X-Amz-Function-Error` is not a success.
-async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_1_function_error_with_200_is_failure(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-1", 300).await?;
     scene
         .lambda
@@ -201,7 +201,7 @@ async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut Trap
 }
 
 /// Throttling and an unavailable service are waited out for any time, and consume no attempt.
-async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_2_delivery_recovers_after_throttles_and_503s(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-2", 300).await?;
     let out = Arc::new(AtomicBool::new(true));
     let refuses = Arc::clone(&out);
@@ -229,7 +229,7 @@ async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapClus
 }
 
 /// The success of later records does not commit a failed one, whether the function reports it or not.
-async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_3_later_success_never_commits_failed_record(cluster: &mut TrapCluster) -> Result<()> {
     for (topic, names) in [("trap-3-batch", false), ("trap-3-named", true)] {
         let mut scene = TrapScene::new(cluster, topic, 200).await?;
         let bad = (0, 37);
@@ -257,7 +257,7 @@ async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut T
 }
 
 /// A record whose destination is down has not ended, and nothing after it is committed.
-async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_4_destination_down_blocks_commits(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-4", 200).await?;
     let bad = [(0, 0), (0, 63), (1, 12)];
     scene.poison(&bad, false);
@@ -303,7 +303,7 @@ async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()>
 
 /// A planned hand-over waits for the reply and repeats nothing. A reply that arrives at a fenced owner commits
 /// nothing.
-async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_5_reply_arrives_after_revocation(cluster: &mut TrapCluster) -> Result<()> {
     const BATCH: u64 = 10;
     let mut scene = TrapScene::new(cluster, "trap-5", 600).await?;
     scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
@@ -342,7 +342,7 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluste
 
 /// Ended records after one that has not ended do not commit it: filtered records, one that an operator skips, and
 /// others that the function takes after one that it reports.
-async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_6_later_outcomes_never_commit_undelivered_record(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-6", 120).await?;
     let (bad, skipped) = ((0, 5), (0, 8));
     // The producer's keys are the numbers of the records in their partition.
@@ -391,7 +391,7 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCl
 }
 
 /// An unreadable lag is not zero: no consumer is removed, and nothing is skipped.
-async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_7_unknown_lag_removes_no_consumer(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-7", 1_200).await?;
     scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
     let more =
@@ -449,13 +449,13 @@ macro_rules! on_the_embedded_broker {
 }
 
 on_the_embedded_broker! {
-    trap_1_status_200_with_a_function_error_is_a_failure
-    trap_2_throttles_and_503s_for_long_then_recovery
-    trap_3_a_failure_in_the_middle_then_success_of_the_next
-    trap_4_the_destination_is_down
-    trap_5_a_reply_after_the_partition_was_revoked
-    trap_6_what_has_ended_behind_an_undelivered_record
-    trap_7_the_lag_cannot_be_read_while_scaling
+    trap_1_function_error_with_200_is_failure
+    trap_2_delivery_recovers_after_throttles_and_503s
+    trap_3_later_success_never_commits_failed_record
+    trap_4_destination_down_blocks_commits
+    trap_5_reply_arrives_after_revocation
+    trap_6_later_outcomes_never_commit_undelivered_record
+    trap_7_unknown_lag_removes_no_consumer
 }
 
 async fn all_traps_with_kills(version: &str) -> Result<()> {
@@ -468,11 +468,11 @@ async fn all_traps_with_kills(version: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_the_seven_traps_on_kafka_4_2_1_with_kills() -> Result<()> {
+async fn alo_1_ord_1_com_1_traps_with_kills_on_kafka_4_2_1() -> Result<()> {
     all_traps_with_kills("4.2.1").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_the_seven_traps_on_kafka_3_9_1_with_kills() -> Result<()> {
+async fn alo_1_ord_1_com_1_traps_with_kills_on_kafka_3_9_1() -> Result<()> {
     all_traps_with_kills("3.9.1").await
 }

@@ -74,7 +74,7 @@ fn self_managed_event_has_current_source_without_arn() {
 }
 
 #[test]
-fn header_bytes_are_signed_as_in_java() {
+fn header_bytes_signed_as_in_java() {
     let ours: Value =
         serde_json::from_slice(&event(&EventSource::SelfManaged, "b:1", &[0, 127, 128, 255])).expect("JSON");
     let bytes = &ours["records"]["mytopic-0"][0]["headers"][0]["headerKey"];

@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_ordinary_ranges_are_merged_and_notable_ones_kept() {
+    fn alo_1_only_ordinary_ranges_are_merged() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(100, 100, EntryKind::Began(None)));
         book.enter(&ended(100, 150, Outcome::Delivered));
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn skip_reason_is_kept_only_for_reached_records() {
+    fn skip_reason_kept_only_when_reached() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 5, Outcome::Delivered));

@@ -377,7 +377,7 @@ mod tests {
 
     /// A pipe without a reader acts as a hanging disk.
     #[tokio::test]
-    async fn alo_1_hanging_disk_delays_commits_and_loses_no_line() {
+    async fn alo_1_hanging_disk_delays_without_losing_lines() {
         const LINES: i64 = 20_000;
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());

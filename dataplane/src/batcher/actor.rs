@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn mem_1_request_for_bytes_ends_with_offer_or_batcher() {
+    async fn mem_1_byte_request_ends_with_its_offer() {
         let budget = MemoryBudget::new(1_000);
         let all = budget.try_lease(1_000).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Payload).expect("the overdraft");

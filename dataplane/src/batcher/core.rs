@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn thin_offers_filling_a_batch_do_not_wait() {
+    fn thin_offers_filling_batch_skip_window() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(offer(0, 60, 600, 0));
         core.offer(offer(1, 60, 600, 1));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_offer_is_not_sealed_and_blocks_nothing() {
+    fn expired_offer_neither_seals_nor_blocks() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(Offer { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 10));

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_position_is_marked_in_its_line() {
+    fn error_position_is_marked_in_line() {
         let patterns = vec!["{\n \"value\": {\"é\": [1, {\"prefx\": 1}]}}".to_owned()];
         let error = FilterCriteria::new(patterns.clone()).expect_err("a mistake");
         let told = with_place(&error, &patterns);

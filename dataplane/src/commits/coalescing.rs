@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_commit_in_flight_and_the_rest_coalesced() {
+    fn commits_coalesce_behind_one_in_flight() {
         let mut core = CommitterCore::default();
         core.request(frontier(0, 1, 5));
         assert_eq!(core.start().len(), 1);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_commits_back_off_up_to_a_bound() {
+    fn failed_commits_back_off_with_bound() {
         let mut core = CommitterCore::default();
         let longest = |rest: Option<Duration>| rest.expect("a rest");
         // A random of half the step yields the longest wait: the whole step.

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn h18_open_start_at_end_becomes_a_timestamp() {
+    fn h18_open_start_at_end_becomes_timestamp() {
         let now = TimestampMs(1_700_000_000_123);
         let read = |at| open_start(&open_metadata(None, 4, at, now));
         assert_eq!(read(OffsetSpec::Latest), Some(OffsetSpec::Timestamp(now.0)));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn h17_recreated_topic_starts_whole_at_its_beginning() {
+    fn h17_recreated_topic_starts_at_its_beginning() {
         let topic = known(&[Elsewhere, Nothing, Elsewhere]);
         let (partitions, begins) = (vec![0, 1, 2], ActivationStart::OfRecreated);
         assert_eq!(plan(&topic, &[0, 1]), StartPlan::Activate { partitions, begins });

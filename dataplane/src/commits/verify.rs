@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_offset_lost_by_group_is_committed_again() {
+    fn com_1_offset_lost_by_group_is_recommitted() {
         let mut core = read_back();
         assert_eq!(core.start(at(29), idle), [], "before its time");
         assert_eq!(core.start(at(30), idle), [frontier(0, 5), frontier(1, 7)]);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_commit_or_failed_read_hastens_next_read() {
+    fn lost_commit_or_failure_hastens_read() {
         let mut core = read_back();
         core.verify_soon(at(2));
         assert_eq!(core.start(at(6), idle), []);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn mismatch_in_offset_epoch_or_metadata_is_reported() {
+    fn mismatch_of_any_field_is_reported() {
         let stored = |offset: i64, leader_epoch: i32, metadata: &str| {
             let (offset, metadata) = (Offset(offset), metadata.to_owned());
             Some(CommittedOffset { offset, leader_epoch, metadata })

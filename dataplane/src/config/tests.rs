@@ -67,7 +67,7 @@ fn unknown_key_error_names_nearest_key() {
 }
 
 #[test]
-fn variables_of_other_programs_are_ignored_and_named() {
+fn foreign_variables_are_ignored_and_named() {
     let injected = [
         ("LIGHTERMAN_PORT", "tcp://10.0.0.7:9010"),
         ("LIGHTERMAN_SERVICE_HOST", "10.0.0.7"),
@@ -87,7 +87,7 @@ fn variables_of_other_programs_are_ignored_and_named() {
 }
 
 #[test]
-fn invalid_value_error_names_key_source_and_fix() {
+fn invalid_value_names_key_source_and_fix() {
     for (file, said) in [
         ("listen = 'here'", "`listen` (from file) is wrong: `here` is no address: write IP:PORT"),
         ("listen = true", "it takes a string"),

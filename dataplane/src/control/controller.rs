@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn drn_1_draining_node_rejects_changes_and_completes_accepted_ones() {
+    async fn drn_1_draining_node_completes_only_accepted_changes() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn interrupted_delete_is_resumed_at_next_start() {
+    async fn interrupted_delete_resumes_at_next_start() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);

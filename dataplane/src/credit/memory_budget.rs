@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_overdraft_goes_to_first_waiter_for_it() {
+    fn liv_1_overdraft_goes_to_first_waiter() {
         let budget = MemoryBudget::new(10);
         let most = budget.try_lease(9).expect("room");
         let over = budget.try_lease_or_overdraft(5, Overdraft::Inflated).expect("the overdraft");

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_large_message_is_sent_without_payload() {
+    async fn oversized_message_is_sent_without_payload() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().push_back(too_large());
         let (dead_letter_request, _keep) = dead_letter_request();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_too_large_smallest_form_is_held_or_dropped() {
+    async fn alo_1_oversized_smallest_form_held_or_dropped() {
         let refusals = [
             ("arn:aws:sqs:eu-west-1:000000000000:q", 5),
             ("arn:aws:sns:eu-west-1:000000000000:n", 5),

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_backoff_doubles_up_to_cap_until_function_answers() {
+    fn liv_1_backoff_doubles_to_cap_until_answer() {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         for verdict in [throttled(), refused()] {
             let mut setbacks = SetbackCounts::default();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_outcome_waits_for_deadline_and_backs_off() {
+    fn unknown_outcome_backs_off_past_deadline() {
         let now = Moment::from_micros(5);
         let until = Moment::from_micros(60_000_000);
         let unknown = InvocationOutcome::Unknown { message: String::new() };

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_follows_function_capacity_down_and_up() {
+    fn limit_follows_function_capacity_both_ways() {
         let mut model = FunctionModel::new(200);
         model.run(60, 40, 0.0);
         model.run(120, 40, 0.0);

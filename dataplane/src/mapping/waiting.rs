@@ -128,7 +128,7 @@ mod tests {
     const LONGEST: u64 = 1_000_000;
 
     #[test]
-    fn waiting_partitions_are_looked_up_together_with_backoff() {
+    fn waiting_partitions_share_lookups_with_backoff() {
         let mut waiting = WaitingStarts::default();
         waiting.wait(because(0..1000, "no leader"), at(0), LONGEST);
         waiting.again([1000], at(9));

@@ -473,7 +473,7 @@ proptest! {
     }
 
     #[test]
-    fn drn_1_a_drain_ends_and_leaves_nothing_behind(
+    fn drn_1_drain_ends_leaving_nothing_behind(
         log in any_filtered_log(),
         steps in prop::collection::vec((0u8..7, 1usize..4), 0..60),
         good in any::<bool>(),

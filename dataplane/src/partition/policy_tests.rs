@@ -749,7 +749,7 @@ fn records_expire_before_and_between_attempts() {
 }
 
 #[test]
-fn single_record_too_large_for_endpoint_given_up() {
+fn oversized_single_record_is_given_up() {
     for (has_destination, expected) in [(false, Outcome::Oversized), (true, Outcome::DeadLettered)] {
         let policy = FailureHandling { has_destination, ..FailureHandling::default() };
         let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::new());

@@ -47,7 +47,7 @@ mod tests {
     const MAPPING: MappingId = MappingId(uuid::Uuid::nil());
 
     #[test]
-    fn own_1_revoked_epoch_starts_no_invocation_in_race() {
+    fn own_1_revoked_epoch_starts_no_racing_invocation() {
         let now = Moment::from_micros(1);
         let run: LongestRun = Arc::new(|_| Duration::from_secs(60));
         for round in 0..2_000 {

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_entries_are_pruned_without_being_queried() {
+    fn expired_entries_are_pruned_without_query() {
         let registry = InFlight::default();
         let mut now = Moment::from_micros(10);
         let minute = Duration::from_secs(60);

@@ -150,7 +150,7 @@ fn slowly(seconds: u64) -> Moment {
 }
 
 #[test]
-fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
+fn h1_h10_every_heartbeat_code_is_handled() {
     for (code, error) in all_codes() {
         for (phase, (mut core, seq), now) in [("owning", owning(), 103), ("draining", draining(), 106)] {
             let what = format!("{phase}: ConsumerGroupHeartbeat {code} {error}");
@@ -167,7 +167,7 @@ fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
 }
 
 #[test]
-fn h1_h10_every_code_of_a_heartbeat_that_joins() {
+fn h1_h10_every_code_of_joining_heartbeat() {
     for (code, error) in all_codes() {
         let what = format!("ConsumerGroupHeartbeat {code} {error}");
         let (mut core, seq) = joining();
@@ -206,7 +206,7 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
 }
 
 #[test]
-fn persistent_code_is_reported_and_retried_with_backoff() {
+fn persistent_code_is_reported_with_backoff() {
     for (code, error) in all_codes() {
         let what = format!("ConsumerGroupHeartbeat {code} {error}");
         let (mut core, mut seq) = joining();
@@ -228,7 +228,7 @@ fn me_in(generation: i32) -> MemberIdentity {
 }
 
 #[test]
-fn h1_every_code_of_a_commit_of_a_member() {
+fn h1_every_commit_code_is_handled() {
     for (code, error) in all_codes() {
         let what = format!("OffsetCommit {code} {error}");
         let mut core = committing();
@@ -257,7 +257,7 @@ fn h1_every_code_of_a_commit_of_a_member() {
 }
 
 #[test]
-fn h7_error_for_an_earlier_heartbeat_is_ignored() {
+fn h7_error_for_earlier_heartbeat_is_ignored() {
     for (code, error) in all_codes() {
         let (mut core, seq) = owning();
         assert!(
@@ -273,7 +273,7 @@ fn h7_error_for_an_earlier_heartbeat_is_ignored() {
 }
 
 #[test]
-fn listed_heartbeat_codes_are_handled_like_javas_client() {
+fn heartbeat_codes_are_handled_like_java() {
     // Java's `transitionToFenced`, and `handleFatalFailure`, which ends a program; here the problem is reported and
     // the member retries.
     let (fences, fatal) = ([25, 110], [30, 81, 111, 112]);

@@ -274,7 +274,7 @@ async fn h18_metadata_with_duplicate_or_missing_partitions_is_rejected() {
 }
 
 #[tokio::test]
-async fn n11_metadata_with_two_broker_addresses_is_rejected() {
+async fn metadata_with_two_broker_addresses_is_rejected() {
     use metadata_response::MetadataResponseBroker;
     let with = async |hosts: [&'static str; 2]| {
         let broker = |host: &'static str| {

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_repeat_needs_fault_and_at_most_a_batch() {
+    fn alo_1_repeat_needs_fault_within_a_batch() {
         let again = |callers: (u32, u32)| {
             RunTimeline::of(2).ran(callers.0, (0, 10), &[0, 1], OK).ran(
                 callers.1,

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_assigned_to_the_due_second() {
+    fn latency_is_assigned_to_due_second() {
         let mut samples =
             [0.3, 1.001, 1.999, 2.3, 4.0].map(|at| SecondSample { at, ..SecondSample::default() });
         let took = |ms| LatencyPercentiles::of(vec![Duration::from_millis(ms)]);

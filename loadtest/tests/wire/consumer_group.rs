@@ -68,7 +68,7 @@ async fn codes_of_a_leave(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_every_error_code_of_a_consumer_group() -> Result<()> {
+async fn alo_1_ord_1_com_1_every_error_code_of_consumer_group() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
     let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "consumer").await?;
     let leaves = listed::codes_of(ApiKey::ConsumerGroupHeartbeat);

@@ -316,7 +316,7 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
 /// Checks what the embedded broker cannot show: that Kafka's own frames are read, rewritten and rejected correctly.
 /// Covers each API's codes before the broker handles the request, and all faults of a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_error_codes_and_connection_faults_on_real_kafka() -> Result<()> {
+async fn alo_1_ord_1_com_1_codes_and_connection_faults_on_kafka() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
     let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "classic").await?;
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn fifo_queue_or_topic_is_rejected_as_fifo() {
+    fn fifo_destination_is_rejected_as_fifo() {
         for text in
             ["arn:aws:sqs:eu-west-1:123456789012:q.fifo", "arn:aws:sns:us-gov-west-1:123456789012:t.fifo"]
         {

@@ -58,7 +58,7 @@ fn alo_1_topic_id_present_or_absent_round_trips() {
 }
 
 #[test]
-fn first_version_text_is_read_and_written_unchanged() {
+fn first_version_text_round_trips_unchanged() {
     let old = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     assert_eq!(CommitMetadata::parse("lighterman/1 n=8"), Some(old.clone()));
     assert_eq!(old.encode(), "lighterman/1 n=8");
@@ -69,7 +69,7 @@ fn first_version_text_is_read_and_written_unchanged() {
 }
 
 #[test]
-fn open_start_is_readable_with_and_without_support() {
+fn open_start_stays_readable_without_support() {
     let plain = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     for timestamp in [-2, 0, 1_700_000_000_123] {
         let text = with_open_start(&plain.encode(), timestamp);
@@ -198,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn encoded_text_is_short_ascii_prefix_of_progress(n: i32, progress in any_progress(300, u64::MAX)) {
+    fn encoded_text_is_bounded_ascii_prefix(n: i32, progress in any_progress(300, u64::MAX)) {
         let text = of(n, progress.clone()).encode();
         prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
         let read = CommitMetadata::parse(&text).expect("ours");

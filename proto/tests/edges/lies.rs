@@ -117,7 +117,7 @@ fn count_beyond_records_fails_with_record_index() {
 }
 
 #[test]
-fn record_reaching_into_the_next_is_rejected() {
+fn record_overlapping_the_next_is_rejected() {
     // The first value's length covers its own byte and the whole second record.
     let second = sized(&inside(&RecordForge::value(1, b"b")));
     let mut lying = vec![0, 0, 0, 1];

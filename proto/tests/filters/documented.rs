@@ -25,7 +25,7 @@ fn json(pattern: &str, value: &str) -> bool {
 }
 
 #[test]
-fn operators() {
+fn operators_match_as_documented() {
     // Pattern under `value`, a matching value, and one that does not match.
     for (pattern, good, bad) in [
         (r#"{"LastName":[null]}"#, r#"{"LastName":null}"#, r#"{"LastName":"null"}"#),

@@ -93,7 +93,7 @@ impl ShareUsers {
 }
 
 #[test]
-fn mem_1_liv_1_floor_is_free_whatever_another_mapping_holds() {
+fn mem_1_liv_1_floor_is_free_whatever_others_hold() {
     let mut users = ShareUsers::new(16 << 20);
     let (bad, good) = (users.open(), users.open());
     while users.ask(bad, greedy(64 * 1024)) {}
@@ -112,7 +112,7 @@ fn mem_1_liv_1_floor_is_free_whatever_another_mapping_holds() {
 }
 
 #[test]
-fn liv_1_new_mapping_has_its_floor_at_once() {
+fn liv_1_new_mapping_has_floor_at_once() {
     let mut users = ShareUsers::new(16 << 20);
     let bad = users.open();
     while users.ask(bad, greedy(1)) {}
@@ -194,7 +194,7 @@ fn mem_1_fitting_loan_becomes_a_regular_lease() {
 }
 
 #[test]
-fn liv_1_loan_is_asked_back_only_by_its_waiters() {
+fn liv_1_loan_is_recalled_only_by_waiters() {
     let mut users = ShareUsers::new(16 << 20);
     let (bad, holder, waits) = (users.open(), users.open(), users.open());
     while users.ask(bad, plain(64 * 1024)) {}
@@ -217,7 +217,7 @@ fn liv_1_loan_is_asked_back_only_by_its_waiters() {
 }
 
 #[test]
-fn liv_1_overdraft_in_flight_is_not_asked_back() {
+fn liv_1_overdraft_in_flight_is_not_recalled() {
     for purpose in [Overdraft::Payload, Overdraft::Letter, Overdraft::Answer] {
         let mut users = ShareUsers::new(16 << 20);
         let (bad, holder, waits) = (users.open(), users.open(), users.open());
@@ -233,7 +233,7 @@ proptest! {
     /// stay within the limit and no request waits for bytes that are free. A request within its floor is served as
     /// soon as the other shares hold no more than theirs. In the end all requests are served.
     #[test]
-    fn mem_1_liv_1_shares_of_mappings_that_come_and_go(
+    fn mem_1_liv_1_shares_hold_as_mappings_change(
         limit in 500usize..5_000,
         steps in prop::collection::vec((0u8..8, 1usize..700, 0usize..16, any::<bool>()), 1..120),
     ) {

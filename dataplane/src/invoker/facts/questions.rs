@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn mappings_of_one_function_share_its_queries() {
+    fn mappings_of_one_function_share_queries() {
         let mut book = book_of(&["f", "f"]);
         assert_eq!(ask(&mut book, at(0)), "f");
         assert_eq!(book.next(at(5000)), NextQuestion::Never, "it is being asked for");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_has_priority_until_later_query_is_answered() {
+    fn doubt_has_priority_until_query_answered() {
         let mut book = book_of(&["a", "b"]);
         for turn in 0..2 {
             let function = ask(&mut book, at(turn * 200));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_queries_back_off_and_unknown_are_requeried() {
+    fn unanswered_queries_back_off_unknown_requeried() {
         let mut book = book_of(&["f"]);
         let (mut now, mut waits) = (at(0), Vec::new());
         for _ in 0..10 {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn lim_1_queries_are_paced_and_slower_when_throttled() {
+    fn lim_1_queries_are_paced_slower_when_throttled() {
         let names: Vec<String> = (0..1000).map(|index| format!("f{index}")).collect();
         let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut asked, mut now, mut throttled) = (0, at(0), 0);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_repeated_doubts_do_not_starve_other_functions() {
+    fn liv_1_repeated_doubts_starve_no_other_function() {
         let names: Vec<String> = (0..20).map(|index| format!("f{index:02}")).collect();
         let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut now, mut asked) = (at(0), BTreeMap::<String, u32>::new());

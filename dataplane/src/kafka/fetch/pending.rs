@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn unconfirmed_log_ends_are_requested_once_per_interval() {
+    fn unconfirmed_log_ends_requested_per_interval() {
         let (mut fetches, _) = fetches();
         let later = BEGAN + UNHEARD_MAX;
         fetches.answered(10, BEGAN + UNHEARD_MAX / 2);

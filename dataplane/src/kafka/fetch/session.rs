@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn b16_response_names_each_requested_partition_once() {
+    fn response_names_each_requested_partition_once() {
         let misfit = |session: &FetchSession, named: &[(&str, i32)]| {
             let named: Vec<_> =
                 named.iter().map(|(topic, partition)| TopicPartition::new(*topic, *partition)).collect();

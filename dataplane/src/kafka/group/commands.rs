@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_commands_to_a_busy_member_are_kept() {
+    fn liv_1_commands_to_busy_member_are_kept() {
         let (sender, mut receiver) = channel();
         for partition in 0..50_000 {
             sender.send_command(GroupCommand::Released(vec![partition]));

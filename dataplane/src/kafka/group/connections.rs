@@ -306,7 +306,7 @@ mod tests {
     const MUCH_LATER: Duration = Duration::from_secs(8);
 
     #[tokio::test]
-    async fn own_1_heartbeat_deadline_covers_coordinator_look_up_and_dial() {
+    async fn own_1_heartbeat_deadline_covers_lookup_and_dial() {
         for coordinator in [None, Some("a")] {
             let lines = lines(CoordinatorDialer::Vanished, coordinator);
             let answer =
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn liv_1_unanswered_join_looks_up_the_next_coordinator() {
+    async fn liv_1_unanswered_join_looks_up_next_coordinator() {
         let lines = lines(CoordinatorDialer::Fenced, Some("a"));
         let joins = join(&lines, ConnectionKind::Join, Duration::from_secs(960));
         let answer = timeout(Duration::from_secs(60), joins).await.expect("it ends");

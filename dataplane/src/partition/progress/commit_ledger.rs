@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_the_frontier_never_jumps_a_gap() {
+    fn com_1_frontier_never_passes_a_gap() {
         let mut ledger = Ledger::new(Offset(10));
         assert_eq!(ledger.resolve(range(12, 14), Outcome::Delivered), Ok(false));
         assert_eq!(ledger.frontier(), Offset(10));

@@ -82,7 +82,7 @@ fn mapping_stored_without_policy_still_loads() {
 }
 
 #[test]
-fn lifted_limits_shown_and_ten_retries_with_destination() {
+fn unlimited_retries_become_ten_with_destination() {
     let lifted = json!({ "MaximumRetryAttempts": -1, "MaximumRecordAgeInSeconds": -1 });
     let mapping = create(lifted.clone()).expect("valid");
     assert_eq!((shown(&mapping), mapping.failure.retries_max_in_force()), (lifted, None));

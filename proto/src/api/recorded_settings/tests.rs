@@ -50,7 +50,7 @@ fn mapping_stored_without_settings_still_loads() {
 }
 
 #[test]
-fn consumption_mode_kept_as_given_and_queue_rejected() {
+fn queue_consumption_mode_rejected_others_kept() {
     let config = |mode: &str| json!({ "SelfManagedKafkaEventSourceConfig": { "ConsumptionMode": mode } });
     let kafka = |mapping: &Mapping| {
         mapping.shown(MappingState::Enabled, 1.0, "OK")["SelfManagedKafkaEventSourceConfig"].clone()

@@ -14,7 +14,7 @@ fn create(changes: Value) -> Result<Mapping, ApiError> {
 }
 
 #[test]
-fn unknown_member_at_any_depth_rejected_by_name() {
+fn nested_unknown_member_rejected_by_name() {
     let mapping = create(json!({})).expect("valid");
     let unknown = json!({ "BatchSizes": 7 });
     for refused in [create(unknown.clone()), update(&mapping, unknown)] {
@@ -40,7 +40,7 @@ fn unknown_member_at_any_depth_rejected_by_name() {
 }
 
 #[test]
-fn members_of_other_sources_rejected_with_aws_text() {
+fn members_of_other_sources_are_rejected() {
     let mapping = create(json!({})).expect("valid");
     for (name, value, nothing) in [
         ("ParallelizationFactor", json!(1), json!(null)),

@@ -40,7 +40,7 @@ async fn long_answer(is_chunked: bool) -> String {
 }
 
 #[tokio::test]
-async fn mem_1_long_answer_waits_for_budget_and_holds_it() {
+async fn mem_1_long_answer_waits_for_budget() {
     for is_chunked in [false, true] {
         let direct = DirectPort::from_sdk(&shared(&long_answer(is_chunked).await)).await.expect("a port");
         for of_sdk in [false, true] {
@@ -98,7 +98,7 @@ fn invoke(budget: &MemoryBudget, slots: &Slots, reply: Recipient<InvocationFinis
 }
 
 #[actix::test]
-async fn mem_1_long_answer_stays_charged_until_batcher_drops_it() {
+async fn mem_1_long_answer_stays_charged_until_dropped() {
     let port = DirectPort::from_sdk(&shared(&long_answer(false).await)).await.expect("a port");
     let function = InvokedFunction {
         name: Arc::from(FUNCTION),

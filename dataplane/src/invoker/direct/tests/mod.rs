@@ -231,7 +231,7 @@ async fn alo_1_sent_request_is_never_resent() {
 }
 
 #[tokio::test]
-async fn connection_closed_by_server_while_idle_is_replaced() {
+async fn connection_closed_while_idle_is_replaced() {
     let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=5 {
@@ -273,7 +273,7 @@ async fn unconnected_is_not_sent_and_unanswered_is_lost() {
 }
 
 #[tokio::test]
-async fn truncated_error_response_is_classified_by_its_head() {
+async fn truncated_error_is_classified_by_head() {
     const FAILED: &str =
         "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 90\r\n\r\n{\"errorT";
     const THROTTLED: &str = "HTTP/1.1 429 Slow\r\nRetry-After: 3\r\ncontent-length: 90\r\n\r\n{\"Reason\":";
@@ -341,7 +341,7 @@ async fn mem_1_unneeded_answer_is_truncated_and_connection_reused() {
 }
 
 #[tokio::test]
-async fn payload_rejected_unread_is_too_large_not_lost() {
+async fn payload_rejected_unread_is_too_large() {
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let payload = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
     for _ in 0..20 {
@@ -358,7 +358,7 @@ async fn payload_rejected_unread_is_too_large_not_lost() {
 }
 
 #[tokio::test]
-async fn alo_1_request_untouched_by_closing_server_uses_another_connection() {
+async fn alo_1_unread_request_moves_to_another_connection() {
     let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=50 {
@@ -371,7 +371,7 @@ async fn alo_1_request_untouched_by_closing_server_uses_another_connection() {
 }
 
 #[tokio::test]
-async fn connection_is_not_reused_past_announced_keep_alive() {
+async fn announced_keep_alive_bounds_reuse() {
     const SHORT: &str = "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 4\r\n\r\nnull";
     let server = ScriptedServer::start(&[ServerAction::Answer(SHORT)]).await;
     let port = server.port().await;
@@ -382,7 +382,7 @@ async fn connection_is_not_reused_past_announced_keep_alive() {
 }
 
 #[tokio::test]
-async fn unused_idle_connection_is_closed_on_expiry() {
+async fn idle_connection_is_closed_on_expiry() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let closed = tokio::spawn(async move {

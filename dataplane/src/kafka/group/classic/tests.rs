@@ -84,7 +84,7 @@ fn h1_fencing_code_on_any_request_loses_everything() {
 }
 
 #[test]
-fn com_1_forced_rejoin_moves_to_the_next_generation() {
+fn com_1_forced_rejoin_moves_to_next_generation() {
     let mut core = stable(&[0, 1]);
     assert!(core.force_rejoin(at(101), 0).is_empty(), "of a generation that is over");
     let rejoins = GroupEffect::Join { member: "me".to_owned(), generation: 1, owned: vec![0, 1] };

@@ -149,7 +149,7 @@ fn h1_lease_follows_session_reported_by_broker() {
 }
 
 #[test]
-fn h1_fenced_member_loses_everything_and_keeps_its_id() {
+fn h1_fenced_member_keeps_only_its_id() {
     for code in [ResponseError::FencedMemberEpoch, ResponseError::UnknownMemberId] {
         let mut core = stable(4, &[0, 1]);
         let effects = refuse(&mut core, 103, code);
