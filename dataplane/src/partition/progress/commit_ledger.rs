@@ -49,11 +49,6 @@ impl Ledger {
         self.counts[outcome as usize]
     }
 
-    /// Returns the number of ranges held ahead of the frontier.
-    pub fn ranges_ahead(&self) -> usize {
-        self.ahead.len()
-    }
-
     /// Returns the ranges resolved ahead of the frontier, in order.
     pub fn ahead(&self) -> impl Iterator<Item = ResolvedRange> {
         let passed = |(first, (end, outcome)): (&Offset, &(Offset, Outcome))| ResolvedRange {
