@@ -172,7 +172,7 @@ fn every_model_member_is_kept_or_rejected() {
         let refused = refused().iter().any(|(path, _)| leaf.starts_with(path));
         !named.contains(leaf) && !refused
     });
-    assert!(unnamed.is_empty(), "the model has members that nobody keeps and nobody refuses: {unnamed:?}");
+    assert!(unnamed.is_empty(), "members of the model neither kept nor rejected: {unnamed:?}");
     let changed: BTreeSet<&str> = changed().iter().map(|member| member.name).collect();
     let refused: BTreeSet<&str> = refused().iter().map(|(path, _)| *path).collect();
     let others: BTreeSet<&str> = created().iter().map(|member| member.name).collect();
@@ -320,7 +320,7 @@ fn create_and_update_reject_invalid_values() {
         assert!(tried > 150, "{tried}");
         let mut after = served.get(&mapping).await;
         after["LastModified"] = before["LastModified"].clone();
-        assert_eq!(after, before, "nothing of it was taken");
+        assert_eq!(after, before, "the rejected update changed nothing");
         served.stop(&scene).await;
     });
 }

@@ -112,8 +112,8 @@ fn every_listed_code_is_classified() {
         }
     }
     let listed: BTreeSet<i16> = LISTED.iter().map(|listed| listed.api as i16).collect();
-    assert_eq!(listed, APIS.iter().map(|api| *api as i16).collect(), "every API has its codes");
-    assert!(APIS.iter().all(|api| codes_of(*api).contains(&-1)), "what may come from everywhere");
+    assert_eq!(listed, APIS.iter().map(|api| *api as i16).collect(), "every API has a list of codes");
+    assert!(APIS.iter().all(|api| codes_of(*api).contains(&-1)), "every API lists UNKNOWN_SERVER_ERROR");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
     if any(
         |effect| matches!(effect, GroupEffect::Notify(GroupEvent::Lost { partitions, .. }) if *partitions == [0, 1]),
     ) {
-        assert!(any(|effect| *effect == GroupEffect::EndLease), "the lease goes with them");
+        assert!(any(|effect| *effect == GroupEffect::EndLease), "the lease ends with the partitions");
         return MemberReaction::Fenced;
     }
     assert!(
@@ -228,7 +228,7 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
             MemberReaction::Waits
         }
         Some(wakes) if (at(103)..at(104)).contains(&wakes) => MemberReaction::AsksAgain,
-        other => panic!("it wakes at {other:?} after {effects:?}"),
+        other => panic!("it wakes up at {other:?} after {effects:?}"),
     }
 }
 
@@ -287,7 +287,7 @@ fn h10_every_leave_code_is_handled() {
 
 fn encoded(message: &impl Encodable, version: i16) -> BytesMut {
     let mut body = BytesMut::new();
-    message.encode(&mut body, version).expect("its own shape");
+    message.encode(&mut body, version).expect("encodes");
     body
 }
 
@@ -297,7 +297,7 @@ fn answers(api: ApiKey, version: i16, reply: &impl Encodable) -> Line {
 
 async fn open(line: &Line) -> BrokerConnection {
     let address = BrokerAddress::new("broker", 9092);
-    BrokerConnection::open(line, &address, "codes", DEADLINE).await.expect("its versions are good")
+    BrokerConnection::open(line, &address, "codes", DEADLINE).await.expect("the versions are accepted")
 }
 
 fn text(text: &str) -> StrBytes {

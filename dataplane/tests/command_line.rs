@@ -54,7 +54,7 @@ fn wrong_usage_exits_2_help_0() {
     let help = lighterman(&["check", "--help"], &[]);
     assert_eq!(help.status.code(), Some(0));
     assert!(stdout(&help).contains("Examples:"));
-    assert_eq!(lighterman(&["sample-function"], &[]).status.code(), Some(1), "only a host starts it");
+    assert_eq!(lighterman(&["sample-function"], &[]).status.code(), Some(1), "only a function host runs it");
 }
 
 #[test]
@@ -71,7 +71,11 @@ fn filter_test_needs_no_node() {
     let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["1", "match,", "filter", "1", "JSON", r#"{"state":"paid"}"#]);
     assert_eq!(lines[1], ["2", "no", "match", "JSON", r#"{"state":"new"}"#]);
-    assert_eq!(lines[2][..5], ["3", "match,", "filter", "1", "text"], "what cannot be judged is delivered");
+    assert_eq!(
+        lines[2][..5],
+        ["3", "match,", "filter", "1", "text"],
+        "a value that cannot be evaluated is delivered"
+    );
     assert_eq!(lines[3].join(" "), "2 of 3 records match");
     let criteria = folder.path().join("filters.json");
     std::fs::write(&criteria, r#"{"Filters":[{"Pattern":"{\"key\":[\"k\"]}"}]}"#).expect("file");

@@ -143,7 +143,7 @@ async fn bootstrap_is_replaced_only_after_exit() {
     let failed = invoke(&client, &json!({ "do": "raise" })).await;
     assert_eq!(failed.function_error(), Some("Unhandled"));
     assert_eq!(body(&failed), json!({ "errorType": "ValueError", "errorMessage": "as asked" }));
-    assert_eq!(body(&invoke(&client, &json!({})).await)["pid"], pid, "an error does not cost the instance");
+    assert_eq!(body(&invoke(&client, &json!({})).await)["pid"], pid, "an error keeps the instance");
     let exited = invoke(&client, &json!({ "do": "exit" })).await;
     assert_eq!(exited.function_error(), Some("Unhandled"));
     assert_eq!(body(&exited)["errorType"], "Runtime.ExitError");
@@ -166,7 +166,7 @@ async fn timeout_kills_function_with_lambdas_error() {
     assert!(text.contains("Task timed out after 1.50 seconds"), "{text}");
     assert_ne!(body(&invoke(&client, &json!({})).await)["pid"], pid);
     host.stop().await;
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process is gone");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process has exited");
 }
 
 #[tokio::test]
@@ -234,8 +234,8 @@ async fn stop_kills_busy_processes_and_connections() {
     };
     host.stop().await;
     let pid = entry.to_string_lossy().replace("ready-", "");
-    assert!(!Path::new("/proc").join(pid).exists(), "its process is gone");
-    assert!(caller.await.expect("task").is_err(), "its caller hears that the host is gone");
+    assert!(!Path::new("/proc").join(pid).exists(), "its process has exited");
+    assert!(caller.await.expect("task").is_err(), "its caller receives an error");
 }
 
 #[tokio::test]
@@ -314,7 +314,7 @@ async fn only_configured_function_is_found() {
     let host = host(spec(sample(), Duration::from_secs(7), 1));
     let client = client(&host);
     let missing =
-        client.invoke().function_name("other").send().await.expect_err("not there").into_service_error();
+        client.invoke().function_name("other").send().await.expect_err("not found").into_service_error();
     let text = missing.to_string() + missing.meta().message().unwrap_or_default();
     assert!(matches!(missing, InvokeError::ResourceNotFoundException(_)));
     assert!(

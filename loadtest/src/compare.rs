@@ -168,7 +168,7 @@ mod tests {
         (other.scenario, other.kafka) = ("burst".to_owned(), "4.2.1".to_owned());
         other.machine = "2 CPUs".to_owned();
         let table = RunComparison::of(&run(), &other).table();
-        assert!(!table.contains("machine: "), "the older one does not say: {table}");
+        assert!(!table.contains("machine: "), "the earlier run has no machine: {table}");
         let elsewhere = RunFigures { machine: "8 CPUs".to_owned(), ..run() };
         assert!(RunComparison::of(&elsewhere, &other).table().contains("machine: 8 CPUs then, 2 CPUs now"));
         assert!(table.contains("scenario: steady then, burst now") && table.contains("kafka: "), "{table}");

@@ -218,7 +218,7 @@ async fn trap_2_delivery_recovers_after_throttles_and_503s(cluster: &mut TrapClu
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LIMIT, lasted).await.context("it is not tried again and again")?;
+    tokio::time::timeout(LIMIT, lasted).await.context("the invocation is not retried")?;
     ensure!(scene.committed(&group, 0).await? == 0, "nothing is delivered");
     out.store(false, Ordering::Relaxed);
     scene.drained(&group).await?;
@@ -239,7 +239,7 @@ async fn trap_3_later_success_never_commits_failed_record(cluster: &mut TrapClus
             more["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
         }
         let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
-        scene.until("37 is tried again", |events| tries(events, bad) >= 4).await?;
+        scene.until("record 37 is retried", |events| tries(events, bad) >= 4).await?;
         let last = ends(&scene.produced)[&1];
         scene.producer.await_committed(&group, topic, &BTreeMap::from([(1, last)]), LIMIT).await?;
         for _ in 0..10 {
@@ -280,7 +280,10 @@ async fn trap_4_destination_down_blocks_commits(cluster: &mut TrapCluster) -> Re
     };
     tokio::time::timeout(LIMIT, held).await.context("the partitions are not held")??;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    ensure!(scene.committed(&group, 0).await? == 0 && scene.committed(&group, 1).await? == 12, "held there");
+    ensure!(
+        scene.committed(&group, 0).await? == 0 && scene.committed(&group, 1).await? == 12,
+        "the commit is held"
+    );
     scene.ended_otherwise.lock().extend(bad);
     scene.producer.create_topic("trap-4-failed", 1).await?;
     scene.drained(&group).await?;
@@ -313,7 +316,7 @@ async fn trap_5_reply_arrives_after_revocation(cluster: &mut TrapCluster) -> Res
     let first = scene.node().await?;
     first.create_mapping(&scene.servers, &scene.topic, more.clone()).await?;
     let watch = scene.watch("trap-5").await?;
-    scene.until("the first node begins", |events| events.len() > 2).await?;
+    scene.until("the first node starts", |events| events.len() > 2).await?;
     let elsewhere = tempfile::tempdir()?;
     let second = scene.node_in(elsewhere.path()).await?;
     let id = second.create_mapping(&scene.servers, &scene.topic, more).await?;
@@ -323,7 +326,7 @@ async fn trap_5_reply_arrives_after_revocation(cluster: &mut TrapCluster) -> Res
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(LIMIT, shared).await.context("the second node gets nothing")??;
+    tokio::time::timeout(LIMIT, shared).await.context("the second node receives no partition")??;
     let planned = check(&scene.produced, &scene.lambda.events());
     ensure!(planned.repeated.is_empty(), "a planned hand-over repeats nothing: {:?}", planned.repeated);
     // Longer than the session: the group reassigns the partition while one of its invocations is in flight.
@@ -355,10 +358,10 @@ async fn trap_6_later_outcomes_never_commit_undelivered_record(cluster: &mut Tra
         "FilterCriteria": {"Filters": [{"Pattern": r#"{"key":[{"anything-but":["key-6","key-7"]}]}"#}]},
     });
     let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
-    scene.until("both are tried again", |events| tries(events, bad) >= 2).await?;
+    scene.until("both records are retried", |events| tries(events, bad) >= 2).await?;
     scene.ended_otherwise.lock().insert(skipped);
     let path = format!("/lighterman/v1/mappings/{group}/partitions/0/skip");
-    let skip = json!({"Offset": skipped.1, "Reason": "it stands behind"});
+    let skip = json!({"Offset": skipped.1, "Reason": "it follows a failing record"});
     let asked = async {
         while node.api().call("POST", &path, Some(&skip)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -366,10 +369,10 @@ async fn trap_6_later_outcomes_never_commit_undelivered_record(cluster: &mut Tra
     };
     tokio::time::timeout(LIMIT, asked).await.context("it cannot be skipped")?;
     let tried = tries(&scene.lambda.events(), bad);
-    scene.until("5 is tried alone", |events| tries(events, bad) > tried + 2).await?;
+    scene.until("record 5 is retried alone", |events| tries(events, bad) > tried + 2).await?;
     let behind = taken(&scene.lambda.events()).iter().filter(|place| place.0 == 0 && place.1 > 5).count();
-    ensure!(behind >= 2, "others have ended behind it");
-    ensure!(scene.committed(&group, 0).await? == 5, "no further");
+    ensure!(behind >= 2, "later records have outcomes");
+    ensure!(scene.committed(&group, 0).await? == 5, "the commit stays at 5");
     let node = match cluster.moment(Duration::from_millis(500)) {
         None => node,
         Some(moment) => {
@@ -404,7 +407,7 @@ async fn trap_7_unknown_lag_removes_no_consumer(cluster: &mut TrapCluster) -> Re
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(LIMIT, grown).await.context("lag brings no second consumer")??;
+    tokio::time::timeout(LIMIT, grown).await.context("the lag adds no second consumer")??;
     match cluster {
         TrapCluster::Embedded(broker) => {
             for fault in [RequestFault::CutBefore, RequestFault::Garbage, RequestFault::CutAfter] {
@@ -415,7 +418,7 @@ async fn trap_7_unknown_lag_removes_no_consumer(cluster: &mut TrapCluster) -> Re
     }
     let blind = Instant::now() + Duration::from_secs(3);
     while Instant::now() < blind {
-        ensure!(consumers().await?.is_some_and(|consumers| consumers >= 2.0), "nobody is sent home");
+        ensure!(consumers().await?.is_some_and(|consumers| consumers >= 2.0), "a consumer was removed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     if let TrapCluster::Real(kafka, _) = cluster {

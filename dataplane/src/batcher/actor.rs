@@ -413,9 +413,9 @@ mod tests {
         let over = budget.try_lease_or_overdraft(1, Overdraft::Payload).expect("the overdraft");
         let batcher = waiting_in(&budget).await;
         batcher.send(WithdrawOffer { partition: 0, epoch: Epoch(1), seq: 1 }).await.expect("it runs");
-        assert!(is_left(&budget).await, "nobody offers anything");
+        assert!(is_left(&budget).await, "a withdrawn offer cancels its request");
         drop(waiting_in(&budget).await);
-        assert!(is_left(&budget).await, "it has ended");
+        assert!(is_left(&budget).await, "a stopped batcher cancels its request");
         assert_eq!(budget.leased(), all.bytes() + over.bytes());
     }
 }

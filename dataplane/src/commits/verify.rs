@@ -152,11 +152,11 @@ mod tests {
     #[test]
     fn com_1_offset_lost_by_group_is_recommitted() {
         let mut core = read_back();
-        assert_eq!(core.start(at(29), idle), [], "before its time");
+        assert_eq!(core.start(at(29), idle), [], "before the interval");
         assert_eq!(core.start(at(30), idle), [frontier(0, 5), frontier(1, 7)]);
-        assert_eq!(core.start(at(90), idle), [], "one read at a time");
+        assert_eq!(core.start(at(90), idle), [], "one read in flight");
         assert_eq!(core.read(at(90), Some(&[1])), [frontier(1, 7)]);
-        assert!(!core.acknowledged(&frontier(1, 7)), "nobody hears of it twice");
+        assert!(!core.acknowledged(&frontier(1, 7)), "reported once");
         assert_eq!(core.start(at(90), idle).len(), 2);
     }
 
@@ -165,12 +165,16 @@ mod tests {
         let mut core = read_back();
         assert_eq!(core.start(at(30), |partition| partition == 1), [frontier(0, 5)]);
         core.acknowledged(&frontier(0, 6));
-        assert_eq!(core.read(at(31), Some(&[0, 1])), [], "neither newer commits nor what was not asked for");
+        assert_eq!(
+            core.read(at(31), Some(&[0, 1])),
+            [],
+            "newer commits and unrequested partitions are not rewound"
+        );
         core.forget(0);
         core.acknowledged(&frontier(0, 6));
         core.start(at(60), idle);
         core.forget(0);
-        assert_eq!(core.read(at(61), Some(&[0])), [], "it is not ours any more");
+        assert_eq!(core.read(at(61), Some(&[0])), [], "the partition is no longer owned");
     }
 
     #[test]
@@ -220,7 +224,7 @@ mod tests {
         assert_eq!(
             mismatched_partitions(ours, 2, &BTreeMap::from(theirs)),
             [0],
-            "where one has no id nobody can tell"
+            "a commit without topic id proves nothing"
         );
     }
 }

@@ -80,9 +80,9 @@ fn foreign_variables_are_ignored_and_named() {
     assert_eq!(settings.foreign_variables, names);
     let shown = settings.effective();
     assert!(shown.contains("# ignored, not ours: LIGHTERMAN_PORT, "), "{shown}");
-    assert!(!shown.contains("10.0.0.7"), "a value of another program may be its secret: {shown}");
+    assert!(!shown.contains("10.0.0.7"), "a foreign value may be a secret: {shown}");
     let odd = load("", &[("LIGHTERMAN_X\nlisten = '0.0.0.0:1'\u{1}", "y")], &[]).expect("settings");
-    let again = load(odd.effective(), &[], &[]).expect("a name stays in its line");
+    let again = load(odd.effective(), &[], &[]).expect("a name does not break its line");
     assert_eq!(again.listen, odd.listen);
 }
 

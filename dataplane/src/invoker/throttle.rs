@@ -152,7 +152,7 @@ mod tests {
         assert!(model.throughput(120) >= 0.9 * 400.0, "{} of 400 a second", model.throughput(120));
         assert!(throttled <= 0.12, "{throttled} throttled");
         model.run(90, 1000, 0.0);
-        assert!(model.control.limit() > 100, "grows again: {}", model.control.limit());
+        assert!(model.control.limit() > 100, "the limit grows again: {}", model.control.limit());
     }
 
     #[test]

@@ -65,7 +65,10 @@ mod tests {
                 epochs.end(0);
                 (in_flight.running_over(MAPPING, now).is_empty(), begins.join().expect("no panic"))
             });
-            assert!(!(was_clear && flight.is_some()), "round {round}: it began after the look");
+            assert!(
+                !(was_clear && flight.is_some()),
+                "round {round}: the invocation started after the check"
+            );
             assert!(epochs.enter(0, Epoch(1), || Some(())).is_none());
         }
     }

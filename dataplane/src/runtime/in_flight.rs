@@ -192,7 +192,7 @@ mod tests {
             let mapping = MappingId(uuid::Uuid::from_u128(mapping));
             let flight = registry.enter(mapping, &partition, &longest(minute), now).expect("clear");
             flight.unknown(now + minute);
-            assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: it may run yet");
+            assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: the invocation may still run");
             now = now + Duration::from_secs(1);
         }
         assert!(registry.len() <= 2 * 60 + PRUNE_ABOVE_MIN, "{} entries", registry.len());

@@ -273,6 +273,6 @@ mod tests {
         let took = |ms| LatencyPercentiles::of(vec![Duration::from_millis(ms)]);
         with_latency(&mut samples, &BTreeMap::from([(0, took(5)), (1, took(7))]));
         let medians = samples.map(|sample| sample.latency.map(|latency| latency.p50 as u64));
-        assert_eq!(medians, [None, Some(5), Some(7), None, None], "told once");
+        assert_eq!(medians, [None, Some(5), Some(7), None, None], "reported once");
     }
 }

@@ -58,7 +58,7 @@ async fn codes_of_a_leave(
         scene.set_enabled(false).await?;
         let met = scene.faults().met();
         let key = (ApiKey::ConsumerGroupHeartbeat as i16, format!("{fault:?}"));
-        ensure!(met.get(&key).is_some_and(|times| *times > 0), "{name}: {code} never came: {met:?}");
+        ensure!(met.get(&key).is_some_and(|times| *times > 0), "{name}: {code} never occurred: {met:?}");
         scene.proxy.calm();
         scene.set_enabled(true).await?;
     }

@@ -280,10 +280,7 @@ mod tests {
             assert_eq!(error, DestinationError::Fifo(text.to_owned()));
             assert!(error.to_string().contains(text) && error.to_string().contains("FIFO"), "{error}");
         }
-        assert!(
-            "arn:aws:s3:::bucket.fifo".parse::<FailureDestination>().is_ok(),
-            "a bucket may be called so"
-        );
+        assert!("arn:aws:s3:::bucket.fifo".parse::<FailureDestination>().is_ok(), "a valid bucket name");
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn any_progress(items: usize, size: u64) -> impl Strategy<Value = CommittedProgr
             first_failure_ms,
             resolved,
         })
-        .prop_filter("says something", some)
+        .prop_filter("contains progress", some)
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn first_version_text_round_trips_unchanged() {
     assert_eq!(old.encode(), "lighterman/1 n=8");
     assert_eq!(of(8, CommittedProgress::default()).encode(), "lighterman/1 n=8");
     let newer =
-        CommitMetadata::parse("lighterman/1 n=8 zz=anything:at,all").expect("skips what it does not know");
+        CommitMetadata::parse("lighterman/1 n=8 zz=anything:at,all").expect("unknown fields are skipped");
     assert_eq!(newer, old);
 }
 
@@ -153,7 +153,11 @@ fn mem_1_entries_beyond_size_limit_dropped_from_end() {
     );
     let read = CommitMetadata::parse(&fuller.encode()).and_then(|read| read.progress).expect("ours");
     assert!(read.pieces.len() > 100 && pieces.starts_with(&read.pieces));
-    assert_eq!((read.first_failure_ms, read.resolved.len()), (Some(5), 0), "ranges go before pieces do");
+    assert_eq!(
+        (read.first_failure_ms, read.resolved.len()),
+        (Some(5), 0),
+        "ranges are dropped before pieces"
+    );
 }
 
 #[test]
@@ -202,7 +206,7 @@ proptest! {
         let text = of(n, progress.clone()).encode();
         prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
         let read = CommitMetadata::parse(&text).expect("ours");
-        prop_assert_eq!(read.encode(), text, "a second time says the same");
+        prop_assert_eq!(read.encode(), text, "encoding is stable");
         let read = read.progress.unwrap_or_default();
         prop_assert!(progress.pieces.starts_with(&read.pieces));
         prop_assert!(progress.resolved.starts_with(&read.resolved));

@@ -58,7 +58,7 @@ pub(crate) fn framings(plain: &[u8]) -> Vec<(&'static str, Compression, Vec<u8>)
         ("lz4", Compression::Lz4, lz4(plain, java)),
         ("lz4, large blocks, checksums", Compression::Lz4, lz4(plain, checked)),
         ("zstd, streamed", Compression::Zstd, zstd_streamed(plain)),
-        ("zstd, size told", Compression::Zstd, zstd_sized(plain)),
+        ("zstd, with size", Compression::Zstd, zstd_sized(plain)),
         (
             "zstd in two frames",
             Compression::Zstd,

@@ -117,7 +117,7 @@ fn fields_that_aws_lacks_can_be_filtered() {
         assert_eq!(passes(&[pattern], None), expected, "{pattern}");
     }
     assert!(passes(&[r#"{"topic":["x"]}"#, r#"{"topic":["orders"]}"#], None), "filters are alternatives");
-    assert!(passes(&[], None), "no filters, nothing refused");
+    assert!(passes(&[], None), "without filters nothing is dropped");
 }
 
 #[test]

@@ -89,7 +89,7 @@ async fn alo_1_messages_arrive_in_order_after_outage() {
     long.extend(failure_messages);
     let (delivery, arrived, watch) = run(vec![down(); 3], long, OnFailure::Hold).await;
     assert!(delivery.is_complete() && watch.failing().is_none());
-    assert_eq!(arrived, ["a", "b", "c", "d", "a", "b"], "what arrived is not sent again");
+    assert_eq!(arrived, ["a", "b", "c", "d", "a", "b"], "delivered messages are not resent");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn dropped_delivery_stops_and_shows_last_failure() {
     assert!(task.await.expect_err("aborted").is_cancelled());
     let failing = watch.failing().expect("shown");
     assert!(failing.tries >= 1 && failing.next_at.is_some() && failing.error == too_slow());
-    assert_eq!(Arc::strong_count(&port), 1, "nothing runs on");
+    assert_eq!(Arc::strong_count(&port), 1, "no delivery continues");
 }
 
 fn too_slow() -> DeliveryError {

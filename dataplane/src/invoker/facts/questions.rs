@@ -228,13 +228,13 @@ mod tests {
     fn mappings_of_one_function_share_queries() {
         let mut book = book_of(&["f", "f"]);
         assert_eq!(ask(&mut book, at(0)), "f");
-        assert_eq!(book.next(at(5000)), NextQuestion::Never, "it is being asked for");
+        assert_eq!(book.next(at(5000)), NextQuestion::Never, "a query is in flight");
         assert!(!book.answered("f", at(1), MINUTE, at(5000), 0), "to a question of before");
         assert!(book.answered("f", at(0), MINUTE, at(5000), 0));
         assert_eq!(book.next(at(6000)), NextQuestion::At(at(65_000)));
         assert_eq!(ask(&mut book, at(65_000)), "f");
         assert!(!book.unwatch("f") && book.unwatch("f") && book.is_empty());
-        assert!(!book.answered("f", at(65_000), MINUTE, at(66_000), 0), "nobody wants to know any more");
+        assert!(!book.answered("f", at(65_000), MINUTE, at(66_000), 0), "an unwatched function is dropped");
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         book.doubt("b", at(9100));
         assert_eq!(ask(&mut book, at(9200)), "c");
         book.answered("b", at(9000), MINUTE, at(9300), 0);
-        assert_eq!(book.next(at(9400)), NextQuestion::At(at(10_000)), "doubted after it was asked for");
+        assert_eq!(book.next(at(9400)), NextQuestion::At(at(10_000)), "the doubt is newer than the query");
         assert_eq!(ask(&mut book, at(10_000)), "b");
         book.answered("b", at(10_000), MINUTE, at(10_100), 0);
         book.answered("c", at(9200), MINUTE, at(10_100), 0);
@@ -265,7 +265,7 @@ mod tests {
             ask(&mut book, now);
             book.answered("f", now, SILENCE, now, u64::MAX / 3);
             book.doubt("f", now);
-            let NextQuestion::At(next) = book.next(now) else { panic!("asked at once") };
+            let NextQuestion::At(next) = book.next(now) else { panic!("queried at once") };
             waits.push(next.since(now));
             now = next;
         }
@@ -291,12 +291,12 @@ mod tests {
                     book.answered(&function, now, facts, now, asked);
                 }
                 NextQuestion::At(next) => now = next,
-                NextQuestion::Never => panic!("none left at {now:?}"),
+                NextQuestion::Never => panic!("no query is due at {now:?}"),
             }
         }
         assert!(asked <= 600 * 5, "{asked} questions");
         assert!(asked + throttled * 5 >= 600 * 5 - 10, "{asked} questions, {throttled} throttled");
-        assert!(book.entries.values().all(|entry| entry.told), "everybody had a turn");
+        assert!(book.entries.values().all(|entry| entry.told), "every function was queried");
     }
 
     #[test]
@@ -315,14 +315,17 @@ mod tests {
                     book.answered(&function, now, facts, now, 0);
                 }
                 NextQuestion::At(next) => now = next,
-                NextQuestion::Never => panic!("none left at {now:?}"),
+                NextQuestion::Never => panic!("no query is due at {now:?}"),
             }
         }
         for name in &names {
             assert!(asked.get(name).is_some_and(|asked| *asked >= 2), "{name}: {asked:?}");
         }
         let doubted: u32 = names[..10].iter().filter_map(|name| asked.get(name)).sum();
-        assert!(doubted >= 180 * 4 - 10, "most turns are for who waits for an outcome: {asked:?}");
+        assert!(
+            doubted >= 180 * 4 - 10,
+            "most queries are for functions with waiting invocations: {asked:?}"
+        );
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -163,7 +163,7 @@ mod tests {
                 all.push((now, value));
             }
             let held = all.iter().rposition(|(from, _)| *from < sent).unwrap_or(0);
-            let largest = all[held..].iter().map(|(_, value)| *value).max().expect("one at least");
+            let largest = all[held..].iter().map(|(_, value)| *value).max().expect("at least one");
             prop_assert!(timeout.longest_since(at(sent)) >= seconds(largest));
             prop_assert!(timeout.shared.history.lock().told.len() <= CHANGES_MAX);
             prop_assert_eq!(timeout.current(), seconds(all.last().expect("one").1));

@@ -171,12 +171,12 @@ mod tests {
                 let before = self.cached.insert(partition, asked);
                 assert!(
                     before.is_none_or(|before| before.topic == asked.topic),
-                    "one topic of a name in a session"
+                    "one topic per name in a session"
                 );
             }
             for (partition, topic) in step.forgotten {
                 assert!(is_named(topic));
-                assert!(self.cached.remove(&partition).is_some(), "forgets what it knows");
+                assert!(self.cached.remove(&partition).is_some(), "only cached partitions are forgotten");
             }
             self.id
         }
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(
             misfit(&session, &[("t", 0)]),
             is("t-0", ResponseMismatch::Unexpected),
-            "it was forgotten"
+            "the partition was forgotten"
         );
         assert_eq!(misfit(&session, &[("t", 3), ("t", 3)]), is("t-3", ResponseMismatch::Duplicate));
     }

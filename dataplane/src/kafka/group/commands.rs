@@ -117,7 +117,7 @@ mod tests {
         }
         sender.send_command(GroupCommand::Quiesced);
         let Some(Some(GroupCommand::CommitsRefused(refusals))) = receiver.next().now_or_never() else {
-            panic!("refusals come first, as they were said")
+            panic!("rejections are delivered first, in order")
         };
         assert_eq!(
             refusals,

@@ -262,12 +262,12 @@ mod tests {
             ResponseHeader::default()
                 .with_correlation_id(correlation)
                 .encode(&mut frame, 0)
-                .expect("its own shape");
+                .expect("encodes");
             match ApiKey::try_from(i16::from_be_bytes([request[0], request[1]])) {
-                Ok(ApiKey::ApiVersions) => offered().encode(&mut frame, 3).expect("its own shape"),
+                Ok(ApiKey::ApiVersions) => offered().encode(&mut frame, 3).expect("encodes"),
                 Ok(ApiKey::FindCoordinator) if knows_coordinator => {
                     let found = FindCoordinatorResponse::default().with_host(StrBytes::from_static_str("b"));
-                    found.with_port(9092).encode(&mut frame, 1).expect("its own shape");
+                    found.with_port(9092).encode(&mut frame, 1).expect("encodes");
                 }
                 _ => continue,
             }
@@ -313,7 +313,7 @@ mod tests {
                 timeout(MUCH_LATER, join(&lines, ConnectionKind::Heartbeat, SOON)).await.expect("it ends");
             assert!(matches!(answer, Err(KafkaError::CoordinatorSilent { .. })), "{answer:?}");
             assert!(answer.is_err_and(|error| !error.may_still_apply()), "nothing was sent");
-            assert_eq!(*lines.coordinator.borrow(), None, "it is looked for anew");
+            assert_eq!(*lines.coordinator.borrow(), None, "the coordinator is looked up again");
         }
     }
 

@@ -197,7 +197,7 @@ mod tests {
                         told += 1;
                     }
                 }
-                prop_assert_eq!(Offset(told), ledger.frontier(), "everything passed is told, once, in order");
+                prop_assert_eq!(Offset(told), ledger.frontier(), "every passed offset is reported once, in order");
                 let open: Vec<i64> = ledger.open_in(range(5, 50)).iter().flat_map(|open| open.first.0..open.end.0).collect();
                 let naively: Vec<i64> = (5..50).filter(|offset| !naive.contains_key(offset)).collect();
                 prop_assert_eq!(open, naively);

@@ -111,7 +111,7 @@ fn update_changes_only_given_members() {
     {
         let cleared = update(&mapping, nothing).expect("valid");
         let expected = FailurePolicy { destination: None, ..mapping.failure.clone() };
-        assert_eq!(cleared.failure, expected, "a configuration takes the place of the one before, whole");
+        assert_eq!(cleared.failure, expected, "a configuration replaces the previous one completely");
     }
     let other = update(&mapping, to("arn:aws:s3:::failed")).expect("valid").failure.destination;
     assert_eq!(other, "arn:aws:s3:::failed".parse().ok());
@@ -249,5 +249,5 @@ fn unknown_lighterman_tags_are_rejected() {
         assert_eq!(on_tag.kind, ErrorKind::InvalidParameterValue);
         assert!(on_tag.message.contains(tag) && on_tag.message.contains(tells), "{}", on_tag.message);
     }
-    mapping.tagged(tags(&[("lightermen", "x"), ("é", "y")])).expect("not ours");
+    mapping.tagged(tags(&[("lightermen", "x"), ("é", "y")])).expect("foreign tags are accepted");
 }

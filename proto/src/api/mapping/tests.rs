@@ -94,7 +94,7 @@ fn unsupported_features_are_rejected_by_name() {
     }
     create(r#"{"MaximumRetryAttempts":-1,"MaximumRecordAgeInSeconds":-1,"ScalingConfig":{},"Queues":null,
         "FilterCriteria":{"Filters":[]},"DestinationConfig":{"OnFailure":{}},"KMSKeyArn":"","FunctionResponseTypes":[]}"#)
-    .expect("asks for nothing that is not there");
+    .expect("requests no unsupported feature");
 }
 
 #[test]

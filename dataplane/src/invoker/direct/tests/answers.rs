@@ -78,7 +78,7 @@ impl Handler<InvocationFinished> for AnswerListener {
     type Result = ();
 
     fn handle(&mut self, answered: InvocationFinished, _: &mut Self::Context) {
-        self.0.send(answered).expect("somebody listens");
+        self.0.send(answered).expect("the receiver is open");
     }
 }
 
@@ -114,7 +114,7 @@ async fn mem_1_long_answer_stays_charged_until_dropped() {
     while slots.take(0, &(Arc::new(drop) as SlotReceiver)).is_none() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(budget.leased(), LONG, "its task has ended");
+    assert_eq!(budget.leased(), LONG, "the task has ended");
     drop(answered);
     assert_eq!(budget.leased(), 0);
 }

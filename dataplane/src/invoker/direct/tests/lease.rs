@@ -114,7 +114,10 @@ impl SlowServer {
 
     /// Returns the number of body bytes received, or the error that ended the connection.
     async fn ended(body_bytes: tokio::task::JoinHandle<io::Result<usize>>) -> io::Result<usize> {
-        tokio::time::timeout(MINUTE, body_bytes).await.expect("the client ends it").expect("no panic")
+        tokio::time::timeout(MINUTE, body_bytes)
+            .await
+            .expect("the client closes the connection")
+            .expect("no panic")
     }
 }
 
@@ -134,7 +137,7 @@ async fn own_1_lease_end_mid_request_withholds_rest() {
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
         let SlowServer { url, read_on, body_bytes } = SlowServer::start(ours.clone());
-        read_on.send(()).expect("it goes on reading at once");
+        read_on.send(()).expect("the server continues to read");
         let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
         let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
         let permit = asked.permit.clone();
@@ -157,8 +160,12 @@ async fn own_1_lease_ended_while_peer_stalls_ends_wait() {
         let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
         let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
         let reply = tokio::time::timeout(MINUTE, waited(port_of(&direct, of_sdk), asked)).await;
-        assert_eq!(reply.expect("it ends with the lease"), InvokeResponse::Withheld, "of the SDK: {of_sdk}");
-        read_on.send(()).expect("it reads on");
+        assert_eq!(
+            reply.expect("the invocation ends with the lease"),
+            InvokeResponse::Withheld,
+            "of the SDK: {of_sdk}"
+        );
+        read_on.send(()).expect("the server continues to read");
         let ended = SlowServer::ended(body_bytes).await;
         assert_eq!(ended.expect_err("cut off").kind(), io::ErrorKind::ConnectionReset);
     }

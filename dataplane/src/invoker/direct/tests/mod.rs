@@ -107,7 +107,7 @@ async fn refuse_unread(mut stream: TcpStream, text: &str) {
         head.push(stream.read_u8().await.expect("a head"));
     }
     stream.write_all(text.as_bytes()).await.expect("writes");
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset when it is dropped");
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset on drop");
 }
 
 async fn read_request(stream: &mut TcpStream) -> Option<ReceivedRequest> {
@@ -191,7 +191,7 @@ async fn sdk_and_direct_port_send_equal_requests() {
     for name in ["host", "content-type", "content-length", "x-amz-client-context", "x-amz-security-token"] {
         assert_eq!(sdk.headers.get(name), ours.headers.get(name), "{name}");
     }
-    assert_eq!(signed_again(sdk), sdk.headers["authorization"], "our signer over the SDK's request");
+    assert_eq!(signed_again(sdk), sdk.headers["authorization"], "the own signature of the SDK's request");
     assert_eq!(signed_again(ours), ours.headers["authorization"]);
 }
 
@@ -258,11 +258,11 @@ async fn unconnected_is_not_sent_and_unanswered_is_lost() {
     let asked = invocation();
     let permit = asked.permit.clone();
     let reply = tokio::time::timeout(Duration::from_millis(50), port.invoke(asked)).await;
-    assert!(reply.is_err(), "it waits for as long as it is let: {reply:?}");
+    assert!(reply.is_err(), "the invocation waits up to its limit: {reply:?}");
     while hanging.heard().is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(permit.sent_at().is_some() && !permit.revoke(), "it has left");
+    assert!(permit.sent_at().is_some() && !permit.revoke(), "the request was sent");
 
     let broken = ScriptedServer::start(&[ServerAction::AnswerAndClose(
         "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull",
@@ -295,7 +295,7 @@ async fn truncated_error_is_classified_by_head() {
             let verdict = InvocationOutcome::of(port.invoke(invocation()).await);
             assert_eq!(verdict.label(), expected, "{verdict:?}");
         }
-        assert_eq!(direct.wire.connections.idle_open(), 0, "nothing else goes over a broken connection");
+        assert_eq!(direct.wire.connections.idle_open(), 0, "a broken connection is not reused");
     }
 }
 
@@ -313,7 +313,7 @@ async fn mem_1_endless_answer_is_truncated_and_delivered() {
     let reply = port.invoke(invocation()).await;
     let InvokeResponse::Answer { status: 200, body, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(body.len(), ANSWER_BYTES_MAX);
-    assert_eq!(port.wire.connections.idle_open(), 0, "nothing else goes over that connection");
+    assert_eq!(port.wire.connections.idle_open(), 0, "the connection is not reused");
 }
 
 #[tokio::test]
