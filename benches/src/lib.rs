@@ -60,7 +60,7 @@ pub const FILTER_NESTED: &str = r#"{"value":{"$or":[{"customer":{"address":{"cou
 /// Compiles one filter, or none if `pattern` is empty.
 pub fn filters(pattern: &str) -> FilterSet {
     let patterns = if pattern.is_empty() { Vec::new() } else { vec![pattern] };
-    FilterSet::compile(&patterns).expect("our own pattern is good")
+    FilterSet::compile(&patterns).expect("the pattern is valid")
 }
 
 /// Walks an uncompressed frame as a partition does and filters every record. Returns the number that pass, which
@@ -83,7 +83,7 @@ pub fn usual_sift(frame: &Bytes) -> usize {
     for batch in batches(frame).flatten() {
         for record in records(&batch.header, batch.body).flatten() {
             let order: serde_json::Value =
-                serde_json::from_slice(record.value.unwrap_or_default()).expect("our own JSON");
+                serde_json::from_slice(record.value.unwrap_or_default()).expect("the record is JSON");
             let wanted = order["order"].as_f64().is_some_and(|number| number >= 0.0);
             passed += usize::from(wanted && order["delivery"]["quay"] == "west");
         }
@@ -118,7 +118,7 @@ fn frame_of(
             })
             .collect();
         let options = RecordEncodeOptions { version: 2, compression };
-        RecordBatchEncoder::encode(&mut into, &all, &options).expect("our own records encode");
+        RecordBatchEncoder::encode(&mut into, &all, &options).expect("the records encode");
     }
     into.freeze()
 }
@@ -149,7 +149,7 @@ impl Default for PartitionScratch {
 pub fn walk(frame: &Bytes, scratch: &mut PartitionScratch) -> usize {
     let mut bytes = 0;
     for batch in batches(frame).flatten() {
-        batch.verify_crc().expect("our own batches are whole");
+        batch.verify_crc().expect("the checksum matches");
         scratch.plain.clear();
         let (compression, limit) = (batch.header.compression, 64 << 20);
         let plain = if compression == lighterman_proto::records::Compression::None {
@@ -176,7 +176,7 @@ pub fn payload(frame: &Bytes, envelope: &EventEnvelope, scratch: &mut PartitionS
     let mut size = envelope.base_bytes() + envelope.partition_bytes(0, true);
     let mut first = true;
     for batch in batches(frame).flatten() {
-        batch.verify_crc().expect("our own batches are whole");
+        batch.verify_crc().expect("the checksum matches");
         plain.clear();
         let compression = batch.header.compression;
         let body = if compression == lighterman_proto::records::Compression::None {

@@ -54,7 +54,7 @@ pub fn through_rskafka(frame: &Bytes) -> Vec<u8> {
     let mut reader = Cursor::new(frame.as_ref());
     let mut all = Vec::new();
     while reader.position() < frame.len() as u64 {
-        let batch = RecordBatch::read(&mut reader).expect("our own batches decode");
+        let batch = RecordBatch::read(&mut reader).expect("the batches decode");
         let ControlBatchOrRecords::Records(records) = batch.records else { continue };
         all.extend(records.into_iter().map(|record| {
             let offset = batch.base_offset + i64::from(record.offset_delta);
@@ -67,7 +67,7 @@ pub fn through_rskafka(frame: &Bytes) -> Vec<u8> {
 
 /// Builds the payload with kafka-protocol's decoder, which supports all codecs.
 pub fn through_kafka_protocol(frame: &Bytes) -> Vec<u8> {
-    let sets = RecordBatchDecoder::decode_all(&mut frame.clone()).expect("our own batches decode");
+    let sets = RecordBatchDecoder::decode_all(&mut frame.clone()).expect("the batches decode");
     let all = sets.into_iter().flat_map(|set| set.records).map(|record| {
         EventRecord::new(record.offset, record.timestamp, record.key.as_deref(), record.value.as_deref())
     });

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_address_is_denied_in_every_form() {
+    fn metadata_address_denied_in_every_form() {
         let egress = Egress { allow: vec!["0.0.0.0/0".parse().expect("net")], ..Egress::laptop() };
         for bad in [
             "169.254.169.254:80",

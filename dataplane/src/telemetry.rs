@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(limit.pass(at(1)), Some(0));
         assert_eq!(limit.pass(at(2)), None);
         assert_eq!(limit.pass(at(999)), None);
-        assert_eq!(limit.pass(at(1000)), Some(2), "says how many were held back");
+        assert_eq!(limit.pass(at(1000)), Some(2), "reports the number of suppressed lines");
         assert_eq!(limit.pass(at(1001)), Some(0));
     }
 }

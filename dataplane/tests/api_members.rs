@@ -172,7 +172,7 @@ fn every_model_member_is_kept_or_rejected() {
         let refused = refused().iter().any(|(path, _)| leaf.starts_with(path));
         !named.contains(leaf) && !refused
     });
-    assert!(unnamed.is_empty(), "the model has members that nobody keeps and nobody refuses: {unnamed:?}");
+    assert!(unnamed.is_empty(), "members of the model neither kept nor rejected: {unnamed:?}");
     let changed: BTreeSet<&str> = changed().iter().map(|member| member.name).collect();
     let refused: BTreeSet<&str> = refused().iter().map(|(path, _)| *path).collect();
     let others: BTreeSet<&str> = created().iter().map(|member| member.name).collect();
@@ -237,7 +237,7 @@ fn function_and_enabled_are_shown_under_other_names() {
 }
 
 #[test]
-fn fixed_members_are_shown_and_cannot_be_changed() {
+fn fixed_members_are_shown_but_unchangeable() {
     scene(|scene| async move {
         let mut served = ServedApi::on(&scene);
         for CreatedMember { name, value, other, with } in created() {
@@ -286,7 +286,7 @@ fn unsupported_members_are_rejected_by_name() {
 }
 
 #[test]
-fn invalid_values_are_rejected_in_create_and_update() {
+fn create_and_update_reject_invalid_values() {
     scene(|scene| async move {
         let model = ApiModel::read();
         let served = ServedApi::on(&scene);
@@ -320,7 +320,7 @@ fn invalid_values_are_rejected_in_create_and_update() {
         assert!(tried > 150, "{tried}");
         let mut after = served.get(&mapping).await;
         after["LastModified"] = before["LastModified"].clone();
-        assert_eq!(after, before, "nothing of it was taken");
+        assert_eq!(after, before, "the rejected update changed nothing");
         served.stop(&scene).await;
     });
 }

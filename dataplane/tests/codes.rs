@@ -112,8 +112,8 @@ fn every_listed_code_is_classified() {
         }
     }
     let listed: BTreeSet<i16> = LISTED.iter().map(|listed| listed.api as i16).collect();
-    assert_eq!(listed, APIS.iter().map(|api| *api as i16).collect(), "every API has its codes");
-    assert!(APIS.iter().all(|api| codes_of(*api).contains(&-1)), "what may come from everywhere");
+    assert_eq!(listed, APIS.iter().map(|api| *api as i16).collect(), "every API has a list of codes");
+    assert!(APIS.iter().all(|api| codes_of(*api).contains(&-1)), "every API lists UNKNOWN_SERVER_ERROR");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn every_api_maps_codes_to_expected_class() {
 }
 
 #[test]
-fn h14_h20_every_code_of_a_fetched_partition() {
+fn h14_h20_every_fetch_code_is_handled() {
     for (code, error) in all_codes() {
         let does = refused(error);
         let right = match code {
@@ -210,7 +210,7 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
     if any(
         |effect| matches!(effect, GroupEffect::Notify(GroupEvent::Lost { partitions, .. }) if *partitions == [0, 1]),
     ) {
-        assert!(any(|effect| *effect == GroupEffect::EndLease), "the lease goes with them");
+        assert!(any(|effect| *effect == GroupEffect::EndLease), "the lease ends with the partitions");
         return MemberReaction::Fenced;
     }
     assert!(
@@ -228,12 +228,12 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
             MemberReaction::Waits
         }
         Some(wakes) if (at(103)..at(104)).contains(&wakes) => MemberReaction::AsksAgain,
-        other => panic!("it wakes at {other:?} after {effects:?}"),
+        other => panic!("it wakes up at {other:?} after {effects:?}"),
     }
 }
 
 #[test]
-fn h1_h10_h25_every_code_of_every_request_of_a_member() {
+fn h1_h10_h25_every_code_of_member_requests() {
     // Codes of the other protocol (KIP-848).
     let others = [110, 113];
     for (code, error) in all_codes().into_iter().filter(|(code, _)| !others.contains(code)) {
@@ -270,7 +270,7 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
 }
 
 #[test]
-fn h10_every_code_of_a_leaving_member() {
+fn h10_every_leave_code_is_handled() {
     for (code, error) in all_codes() {
         let expected = match class_of(code) {
             // A fenced member has left, whatever the reason.
@@ -287,7 +287,7 @@ fn h10_every_code_of_a_leaving_member() {
 
 fn encoded(message: &impl Encodable, version: i16) -> BytesMut {
     let mut body = BytesMut::new();
-    message.encode(&mut body, version).expect("its own shape");
+    message.encode(&mut body, version).expect("encodes");
     body
 }
 
@@ -297,7 +297,7 @@ fn answers(api: ApiKey, version: i16, reply: &impl Encodable) -> Line {
 
 async fn open(line: &Line) -> BrokerConnection {
     let address = BrokerAddress::new("broker", 9092);
-    BrokerConnection::open(line, &address, "codes", DEADLINE).await.expect("its versions are good")
+    BrokerConnection::open(line, &address, "codes", DEADLINE).await.expect("the versions are accepted")
 }
 
 fn text(text: &str) -> StrBytes {
@@ -357,7 +357,7 @@ async fn com_1_no_commit_error_code_is_ignored() {
 }
 
 #[tokio::test]
-async fn no_metadata_coordinator_or_versions_code_is_ignored() {
+async fn no_lookup_error_code_is_ignored() {
     use metadata_response::MetadataResponseTopic;
     for (code, error) in all_codes() {
         let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_error_code(code);

@@ -33,7 +33,7 @@ fn check_prints_effective_settings_and_hides_secrets() {
 }
 
 #[test]
-fn check_exits_2_with_one_line_naming_fix() {
+fn failed_check_exits_2_naming_fix() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("lighterman.toml");
     std::fs::write(&file, "metrics_listn = '127.0.0.1:1'\n").expect("file");
@@ -48,17 +48,17 @@ fn check_exits_2_with_one_line_naming_fix() {
 }
 
 #[test]
-fn wrong_usage_exits_2_and_help_exits_0() {
+fn wrong_usage_exits_2_help_0() {
     assert_eq!(lighterman(&["chekc"], &[]).status.code(), Some(2));
     assert_eq!(lighterman(&[], &[]).status.code(), Some(2));
     let help = lighterman(&["check", "--help"], &[]);
     assert_eq!(help.status.code(), Some(0));
     assert!(stdout(&help).contains("Examples:"));
-    assert_eq!(lighterman(&["sample-function"], &[]).status.code(), Some(1), "only a host starts it");
+    assert_eq!(lighterman(&["sample-function"], &[]).status.code(), Some(1), "only a function host runs it");
 }
 
 #[test]
-fn filters_are_tested_on_records_without_a_node() {
+fn filter_test_needs_no_node() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("orders.jsonl");
     let orders = "{\"state\":\"paid\"}\n{\"state\":\"new\"}\r\nno JSON\n";
@@ -71,7 +71,11 @@ fn filters_are_tested_on_records_without_a_node() {
     let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["1", "match,", "filter", "1", "JSON", r#"{"state":"paid"}"#]);
     assert_eq!(lines[1], ["2", "no", "match", "JSON", r#"{"state":"new"}"#]);
-    assert_eq!(lines[2][..5], ["3", "match,", "filter", "1", "text"], "what cannot be judged is delivered");
+    assert_eq!(
+        lines[2][..5],
+        ["3", "match,", "filter", "1", "text"],
+        "a value that cannot be evaluated is delivered"
+    );
     assert_eq!(lines[3].join(" "), "2 of 3 records match");
     let criteria = folder.path().join("filters.json");
     std::fs::write(&criteria, r#"{"Filters":[{"Pattern":"{\"key\":[\"k\"]}"}]}"#).expect("file");
@@ -95,7 +99,7 @@ fn filters_are_tested_on_records_without_a_node() {
 }
 
 #[test]
-fn invalid_pattern_exits_2_with_its_position() {
+fn invalid_pattern_exits_2_with_position() {
     let output = lighterman(&["filter", "test", "--pattern", r#"{"value":{"a":[{"prefx":"x"}]}}"#], &[]);
     assert_eq!(output.status.code(), Some(2));
     let told = stderr(&output);

@@ -31,7 +31,7 @@ fn seeds(subject: &str) -> Vec<Vec<u8>> {
 /// Runs a corpus, of which some inputs must be valid.
 fn holds(subject: &str, run: fn(&[u8]) -> usize) {
     let good: usize = seeds(subject).iter().map(|seed| run(seed)).sum();
-    assert!(good > 0, "some of it is good");
+    assert!(good > 0, "some seeds are accepted");
 }
 
 /// Runs neighbours of a corpus: some bytes changed, some inserted, some removed at the end.
@@ -55,76 +55,76 @@ fn neighbours_hold(subject: &str, cases: u32, run: fn(&[u8]) -> usize) {
 }
 
 #[test]
-fn the_corpus_of_replies_holds() {
+fn reply_corpus_upholds_invariants() {
     holds("reply", reply::run);
 }
 
 #[test]
-fn the_corpus_of_answers_holds() {
+fn answers_corpus_upholds_invariants() {
     holds("answers", answers::run);
     for reader in 0..answers::READERS {
         let of_it = seeds("answers").into_iter().filter(|seed| seed.first() == Some(&reader));
         let good: usize = of_it.map(|seed| answers::run(&seed)).sum();
-        assert!(good > 0, "some of what reader {reader} reads is good");
+        assert!(good > 0, "reader {reader} accepts some seeds");
     }
 }
 
 #[test]
-fn the_corpus_of_frames_holds() {
+fn frame_corpus_upholds_invariants() {
     holds("frame", frame::run);
 }
 
 #[test]
-fn the_corpus_of_memberships_holds() {
+fn membership_corpus_upholds_invariants() {
     holds("membership", membership::run);
 }
 
 #[test]
-fn the_corpus_of_signatures_holds() {
+fn sigv4_corpus_upholds_invariants() {
     holds("sigv4", sigv4::run);
 }
 
 #[test]
-fn the_corpus_of_configurations_holds() {
+fn config_corpus_upholds_invariants() {
     holds("config", config::run);
 }
 
 #[test]
-fn the_corpus_of_stores_holds() {
+fn store_corpus_upholds_invariants() {
     holds("store", store::run);
 }
 
 #[test]
-fn neighbours_of_replies_hold() {
+fn mutated_reply_corpus_upholds_invariants() {
     neighbours_hold("reply", 4_000, reply::run);
 }
 
 #[test]
-fn neighbours_of_answers_hold() {
+fn mutated_answers_corpus_upholds_invariants() {
     neighbours_hold("answers", 4_000, answers::run);
 }
 
 #[test]
-fn neighbours_of_frames_hold() {
+fn mutated_frame_corpus_upholds_invariants() {
     neighbours_hold("frame", 2_000, frame::run);
 }
 
 #[test]
-fn neighbours_of_memberships_hold() {
+fn mutated_membership_corpus_upholds_invariants() {
     neighbours_hold("membership", 4_000, membership::run);
 }
 
 #[test]
-fn neighbours_of_signatures_hold() {
+fn mutated_sigv4_corpus_upholds_invariants() {
     neighbours_hold("sigv4", 500, sigv4::run);
 }
 
 #[test]
-fn neighbours_of_configurations_hold() {
+fn mutated_config_corpus_upholds_invariants() {
     neighbours_hold("config", 500, config::run);
 }
 
 #[test]
-fn neighbours_of_stores_hold() {
+fn mutated_store_corpus_upholds_invariants() {
     neighbours_hold("store", 150, store::run);
 }

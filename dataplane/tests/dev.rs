@@ -81,7 +81,7 @@ impl DevProcess {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("it does not end: {:#?}", self.seen);
+        panic!("the process does not exit: {:#?}", self.seen);
     }
 }
 
@@ -118,7 +118,7 @@ fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 #[test]
-fn package_function_output_and_first_error_are_shown() {
+fn function_output_and_first_error_shown() {
     let Some(python) = python() else { return };
     let _ports = USUAL_PORTS.lock();
     let code = "from orders.names import NAME\n\ndef handler(event, context):\n    print('hello from', NAME)\n    \
@@ -145,7 +145,7 @@ fn unimportable_function_is_reported_at_once() {
 }
 
 #[test]
-fn second_instance_reports_other_ports_but_keeps_chosen() {
+fn second_instance_keeps_only_chosen_ports() {
     let _ports = USUAL_PORTS.lock();
     let folder = project(&[]);
     let mut first = DevProcess::start(folder.path(), None, &["--rate", "0"]);
@@ -159,7 +159,7 @@ fn second_instance_reports_other_ports_but_keeps_chosen() {
     second.until("port 9011 is taken; metrics uses");
     assert_ne!(endpoint, first.until("control API  http://"));
     let export = second.until("AWS_DEFAULT_REGION=");
-    assert!(export.contains("export AWS_REGION="), "both variables, for each CLI its own: {export}");
+    assert!(export.contains("export AWS_REGION="), "both variables, one for each CLI: {export}");
     let mut third = DevProcess::start(folder.path(), None, &["--listen", "127.0.0.1:9010"]);
     third.until("the control API cannot listen on 127.0.0.1:9010: set `listen` to a free address");
     assert_eq!(third.end(), Some(1));
@@ -181,5 +181,5 @@ fn sigterm_during_start_leaves_no_function_running() {
     let function = function.expect("a process");
     assert!(test_kill_process(function).is_ok(), "it runs");
     assert_eq!(dev.stop(), Some(1));
-    assert!(test_kill_process(function).is_err(), "in a group of its own, no signal of ours has reached it");
+    assert!(test_kill_process(function).is_err(), "its own process group receives no signal");
 }

@@ -21,7 +21,7 @@ const HEARTBEAT: i16 = 12;
 const SYNC_GROUP: i16 = 14;
 
 #[test]
-fn ord_1_alo_1_cut_and_garbled_connections_lose_and_repeat_nothing() {
+fn ord_1_alo_1_broken_connections_lose_and_repeat_nothing() {
     scene(|scene| async move {
         let mut producer = scene.producer(3).await;
         producer.write(1_500).await.expect("written");
@@ -47,14 +47,14 @@ fn h18_added_partition_with_latest_starts_at_beginning() {
         producer.write(10).await.expect("written");
         scene.run(OffsetSpec::Latest);
         scene.until("one partition owned", |scene| scene.committed() == 10).await;
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
+        scene.dataplane.stop(scene.id).await.expect("its end is reported");
         scene.broker.add_partitions("orders", 2).await;
         // Round-robin over both: five records are in the new partition before anyone reads it.
         scene.producer(2).await.write(10).await.expect("written");
         scene.run(OffsetSpec::Latest);
         scene.until("both committed to their ends", |scene| scene.committed() == 15 + 5).await;
         let seen = scene.memory.seen.lock().clone();
-        assert_eq!(seen.get(&1).map(Vec::as_slice), Some(&[0, 1, 2, 3, 4][..]), "from its beginning");
+        assert_eq!(seen.get(&1).map(Vec::as_slice), Some(&[0, 1, 2, 3, 4][..]), "read from its beginning");
         assert_eq!(seen.get(&0).map(Vec::as_slice), Some(&[10, 11, 12, 13, 14][..]), "from the commit");
         scene.dataplane.drain().await;
     });
@@ -69,7 +69,7 @@ fn h14_records_after_retention_gap_are_delivered() {
         }
         scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
+        scene.dataplane.stop(scene.id).await.expect("its end is reported");
         for _ in 0..4 {
             producer.write(10).await.expect("written");
         }
@@ -91,7 +91,7 @@ fn h13_log_truncated_while_stopped_is_read_from_truncation() {
         }
         scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
+        scene.dataplane.stop(scene.id).await.expect("its end is reported");
         scene.broker.truncate("orders", 0, Offset(20)).await;
         // The new history is longer than the old one, so only the epochs distinguish them.
         for _ in 0..3 {
@@ -137,7 +137,7 @@ fn h14_liv_1_retention_of_many_partitions_is_resolved_concurrently() {
         }
         scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == all * 2).await;
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
+        scene.dataplane.stop(scene.id).await.expect("its end is reported");
         for _ in 0..2 {
             producer.write(one_each).await.expect("written");
         }
@@ -166,7 +166,7 @@ fn lag_of_full_partition_is_unknown_during_outage() {
         };
         scene.until("the lag is known", |scene| lag(scene) == Some(RECORDS.into())).await;
         scene.broker.faults().add(LIST_OFFSETS, 2, RequestFault::CutBefore);
-        scene.until("nobody says where it ends", |scene| lag(scene).is_none()).await;
+        scene.until("the log end is unknown", |scene| lag(scene).is_none()).await;
         scene.until("the broker is back", |scene| lag(scene) == Some(RECORDS.into())).await;
         scene.memory.held.store(false, Ordering::Relaxed);
         scene.dataplane.drain().await;

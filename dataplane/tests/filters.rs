@@ -26,7 +26,7 @@ fn orders(scene: &DataplaneScene) -> Vec<u64> {
 fn alo_1_only_matching_records_arrive_and_all_commit() {
     let recorder = lighterman::metrics::SeriesRecorder::default();
     let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).expect("the only one of this process");
+    metrics::set_global_recorder(recorder).expect("the only recorder of this process");
     scene(|scene| async move {
         scene.producer(3).await.write(3_000).await.expect("written");
         let few = [
@@ -59,10 +59,10 @@ fn liv_1_filtered_records_commit_without_invocation() {
         scene.run_filtered(OffsetSpec::Earliest, nothing.clone());
         scene.until("all committed", |scene| scene.committed() == 1_000).await;
         // The commits are in Kafka, not only in this node: the next owner continues after them.
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
+        scene.dataplane.stop(scene.id).await.expect("its end is reported");
         producer.write(10).await.expect("written");
         scene.run_filtered(OffsetSpec::Earliest, nothing);
-        scene.until("the rest committed", |scene| scene.committed() == 1_010).await;
+        scene.until("the remaining records committed", |scene| scene.committed() == 1_010).await;
         assert_eq!(scene.memory.invocations(), 0);
         scene.dataplane.drain().await;
     });
@@ -82,11 +82,11 @@ fn updated_filters_apply_from_committed_offset() {
             mapping_status.is_some_and(|mapping_status| mapping_status.resolved_total() == 0)
                 && scene.committed() == 100
         };
-        scene.until("it runs anew", runs_anew).await;
+        scene.until("the mapping runs again", runs_anew).await;
         producer.write(50).await.expect("written");
-        scene.until("the new ones committed", |scene| scene.committed() == 150).await;
+        scene.until("the new records committed", |scene| scene.committed() == 150).await;
         let expected: Vec<u64> = (0..10).chain(100..150).collect();
-        assert_eq!(orders(&scene), expected, "what was filtered stays filtered, nothing is delivered twice");
+        assert_eq!(orders(&scene), expected, "filtered records stay filtered, nothing is delivered twice");
         scene.dataplane.drain().await;
     });
 }

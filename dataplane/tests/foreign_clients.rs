@@ -56,7 +56,7 @@ fn kafkajs_accepts_the_embedded_broker() {
 }
 
 #[test]
-fn the_java_client_accepts_the_embedded_broker() {
+fn java_client_accepts_the_embedded_broker() {
     let libs = target().join("kafka/4.2.1/libs");
     let Some(libs) = client("the Java client", libs.is_dir().then_some(libs)) else { return };
     let (_broker, servers) = broker();
@@ -97,13 +97,13 @@ fn meets_many_topics(program: &Path, arguments: &[&Path], fine: &str) {
 }
 
 #[test]
-fn confluent_kafka_lists_produces_and_consumes_many_topics() {
+fn confluent_kafka_lists_and_uses_many_topics() {
     let Some(python) = python() else { return };
     meets_many_topics(&python, &[&here().join("tests/clients/broker/many_topics.py")], "many topics: fine");
 }
 
 #[test]
-fn kafkajs_lists_produces_and_consumes_many_topics() {
+fn kafkajs_lists_and_uses_many_topics() {
     let modules = node_modules();
     let Some(_) = client("kafkajs", modules.join("kafkajs").is_dir().then_some(modules)) else { return };
     let program = here().join("tests/clients/broker/many_topics.js");
@@ -111,7 +111,7 @@ fn kafkajs_lists_produces_and_consumes_many_topics() {
 }
 
 #[test]
-fn the_java_client_lists_produces_and_consumes_many_topics() {
+fn java_client_lists_and_uses_many_topics() {
     let libs = target().join("kafka/4.2.1/libs");
     let Some(libs) = client("the Java client", libs.is_dir().then_some(libs)) else { return };
     let (classpath, program) =
@@ -121,7 +121,7 @@ fn the_java_client_lists_produces_and_consumes_many_topics() {
 }
 
 #[test]
-fn franz_go_lists_produces_and_consumes_many_topics() {
+fn franz_go_lists_and_uses_many_topics() {
     let franz = target().join("clients/go/franz");
     if !franz.is_file() {
         println!("skipped: franz-go is not built (.ci/install-clients builds it where Go is)");
@@ -131,7 +131,7 @@ fn franz_go_lists_produces_and_consumes_many_topics() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn boto3_and_the_aws_cli_drive_a_node_unchanged() {
+async fn unchanged_aws_clients_drive_a_node() {
     let Some(python) = python() else { return };
     let node = DrivenNode::start().await;
     let variables = node.variables.clone();
@@ -143,7 +143,7 @@ async fn boto3_and_the_aws_cli_drive_a_node_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn boto3_and_aws_cli_update_and_clear_members() {
+async fn aws_clients_update_and_clear_members() {
     let Some(python) = python() else { return };
     let node = DrivenNode::start().await;
     let variables = node.variables.clone();

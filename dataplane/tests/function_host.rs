@@ -124,8 +124,8 @@ async fn ord_1_sample_rejects_offsets_out_of_order() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_answers_fails_exits_and_comes_back() {
-    let Some(command) = bootstrap("a_bootstrap_answers_fails_exits_and_comes_back") else { return };
+async fn bootstrap_is_replaced_only_after_exit() {
+    let Some(command) = bootstrap("bootstrap_is_replaced_only_after_exit") else { return };
     let host = host(spec(command, LONG, 1));
     let client = client(&host);
     let context = aws_smithy_types::base64::encode(r#"{"custom":{"a":1}}"#);
@@ -143,7 +143,7 @@ async fn a_bootstrap_answers_fails_exits_and_comes_back() {
     let failed = invoke(&client, &json!({ "do": "raise" })).await;
     assert_eq!(failed.function_error(), Some("Unhandled"));
     assert_eq!(body(&failed), json!({ "errorType": "ValueError", "errorMessage": "as asked" }));
-    assert_eq!(body(&invoke(&client, &json!({})).await)["pid"], pid, "an error does not cost the instance");
+    assert_eq!(body(&invoke(&client, &json!({})).await)["pid"], pid, "an error keeps the instance");
     let exited = invoke(&client, &json!({ "do": "exit" })).await;
     assert_eq!(exited.function_error(), Some("Unhandled"));
     assert_eq!(body(&exited)["errorType"], "Runtime.ExitError");
@@ -154,8 +154,8 @@ async fn a_bootstrap_answers_fails_exits_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_late_function_is_killed_and_told_in_lambdas_words() {
-    let Some(command) = bootstrap("a_late_function_is_killed_and_told_in_lambdas_words") else { return };
+async fn timeout_kills_function_with_lambdas_error() {
+    let Some(command) = bootstrap("timeout_kills_function_with_lambdas_error") else { return };
     let host = host(spec(command, Duration::from_millis(1500), 1));
     let client = client(&host);
     let pid = body(&invoke(&client, &json!({})).await)["pid"].clone();
@@ -166,12 +166,12 @@ async fn a_late_function_is_killed_and_told_in_lambdas_words() {
     assert!(text.contains("Task timed out after 1.50 seconds"), "{text}");
     assert_ne!(body(&invoke(&client, &json!({})).await)["pid"], pid);
     host.stop().await;
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process is gone");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process has exited");
 }
 
 #[tokio::test]
-async fn sizes_over_lambdas_limits_are_refused_both_ways() {
-    let Some(command) = bootstrap("sizes_over_lambdas_limits_are_refused_both_ways") else { return };
+async fn oversized_request_and_response_are_rejected() {
+    let Some(command) = bootstrap("oversized_request_and_response_are_rejected") else { return };
     let host = host(spec(command, LONG, 1));
     let client = client(&host);
     let over = Blob::new(format!("\"{}\"", "x".repeat(6 * 1024 * 1024)));
@@ -186,8 +186,8 @@ async fn sizes_over_lambdas_limits_are_refused_both_ways() {
 }
 
 #[tokio::test]
-async fn concurrency_is_processes_and_one_more_is_throttled() {
-    let Some(command) = bootstrap("concurrency_is_processes_and_one_more_is_throttled") else { return };
+async fn invocation_beyond_max_concurrency_is_throttled() {
+    let Some(command) = bootstrap("invocation_beyond_max_concurrency_is_throttled") else { return };
     let folder = tempfile::tempdir().expect("folder");
     let (ready, until) = (folder.path().join("ready-"), folder.path().join("until"));
     let host = host(spec(command, LONG, 2));
@@ -214,8 +214,8 @@ async fn concurrency_is_processes_and_one_more_is_throttled() {
 }
 
 #[tokio::test]
-async fn stopping_ends_processes_that_work_and_drops_their_callers() {
-    let Some(command) = bootstrap("stopping_ends_processes_that_work_and_drops_their_callers") else {
+async fn stop_kills_busy_processes_and_connections() {
+    let Some(command) = bootstrap("stop_kills_busy_processes_and_connections") else {
         return;
     };
     let folder = tempfile::tempdir().expect("folder");
@@ -234,13 +234,13 @@ async fn stopping_ends_processes_that_work_and_drops_their_callers() {
     };
     host.stop().await;
     let pid = entry.to_string_lossy().replace("ready-", "");
-    assert!(!Path::new("/proc").join(pid).exists(), "its process is gone");
-    assert!(caller.await.expect("task").is_err(), "its caller hears that the host is gone");
+    assert!(!Path::new("/proc").join(pid).exists(), "its process has exited");
+    assert!(caller.await.expect("task").is_err(), "its caller receives an error");
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_start_says_so_to_its_caller() {
-    let Some(command) = bootstrap("a_function_that_cannot_start_says_so_to_its_caller") else { return };
+async fn failed_initialization_is_returned_to_caller() {
+    let Some(command) = bootstrap("failed_initialization_is_returned_to_caller") else { return };
     let mut spec = spec(command, LONG, 1);
     spec.env.insert("REFUSE_TO_START".into(), "1".into());
     let host = host(spec);
@@ -284,8 +284,8 @@ impl RecordingObserver {
 }
 
 #[tokio::test]
-async fn an_observer_hears_of_starts_prints_and_errors_with_their_request() {
-    let name = "an_observer_hears_of_starts_prints_and_errors_with_their_request";
+async fn observer_receives_starts_output_and_errors() {
+    let name = "observer_receives_starts_output_and_errors";
     let Some(command) = bootstrap(name) else { return };
     let observer = Arc::new(RecordingObserver::default());
     let early = |command| FunctionSpec { initialized_early: true, ..spec(command, LONG, 1) };
@@ -310,11 +310,11 @@ async fn an_observer_hears_of_starts_prints_and_errors_with_their_request() {
 }
 
 #[tokio::test]
-async fn missing_function_fails_and_existing_configuration_is_returned() {
+async fn only_configured_function_is_found() {
     let host = host(spec(sample(), Duration::from_secs(7), 1));
     let client = client(&host);
     let missing =
-        client.invoke().function_name("other").send().await.expect_err("not there").into_service_error();
+        client.invoke().function_name("other").send().await.expect_err("not found").into_service_error();
     let text = missing.to_string() + missing.meta().message().unwrap_or_default();
     assert!(matches!(missing, InvokeError::ResourceNotFoundException(_)));
     assert!(

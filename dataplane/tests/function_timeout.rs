@@ -45,7 +45,7 @@ async fn until(what: &str, fact: impl Fn() -> bool) {
 const SHORT: Duration = Duration::from_secs(3);
 
 #[test]
-fn timeout_is_retried_and_sent_to_every_mapping() {
+fn timeout_query_retried_for_every_mapping() {
     actix_rt::System::new().block_on(async {
         let throttled = FunctionFacts::Unanswered { throttled: true };
         let known = FunctionFacts::Known { timeout: SHORT };
@@ -60,8 +60,8 @@ fn timeout_is_retried_and_sent_to_every_mapping() {
                 desk.watch(&function, Arc::new(move |facts| heard.lock().push((mapping, facts))))
             })
             .collect();
-        assert_eq!(watches[0].timeout().current(), Duration::from_secs(900), "as long as nothing is told");
-        until("it is told in the end", || watches.iter().all(|watch| watch.timeout().current() == SHORT))
+        assert_eq!(watches[0].timeout().current(), Duration::from_secs(900), "while the timeout is unknown");
+        until("the timeout is known", || watches.iter().all(|watch| watch.timeout().current() == SHORT))
             .await;
         assert_eq!(teller.asked.lock().len(), 3, "once for both");
         let mut told = heard.lock().clone();
@@ -70,7 +70,7 @@ fn timeout_is_retried_and_sent_to_every_mapping() {
         assert_eq!(told, [(0, known), (1, known)]);
 
         watches[0].doubt();
-        until("a doubt asks", || teller.asked.lock().len() == 4).await;
+        until("a doubt triggers a query", || teller.asked.lock().len() == 4).await;
         drop(watches);
     });
 }

@@ -23,8 +23,8 @@ async fn negotiated(listener: &TcpListener) -> TcpStream {
     let reply = ApiVersionsResponse::default().with_api_keys(vec![heartbeat]);
     let mut frame = BytesMut::new();
     frame.put_u32(0);
-    ResponseHeader::default().with_correlation_id(1).encode(&mut frame, 0).expect("its own shape");
-    reply.encode(&mut frame, 3).expect("its own shape");
+    ResponseHeader::default().with_correlation_id(1).encode(&mut frame, 0).expect("encodes");
+    reply.encode(&mut frame, 3).expect("encodes");
     let length = frame.len() as u32 - 4;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     stream.write_all(&frame).await.expect("heard");
@@ -40,13 +40,13 @@ async fn com_1_abandoned_request_is_reset_not_delivered_late() {
     let opened = async {
         tokio::join!(BrokerConnection::open(&connector, &address, "test", deadline), negotiated(&listener))
     };
-    let (connection, mut broker) = tokio::time::timeout(deadline, opened).await.expect("both come to an end");
+    let (connection, mut broker) = tokio::time::timeout(deadline, opened).await.expect("both complete");
     let mut connection = connection.expect("versions agreed");
     let given_up =
         connection.call(versions(0, 4), Duration::from_millis(20), |_| HeartbeatRequest::default()).await;
     assert!(matches!(&given_up, Err(error @ KafkaError::Timeout { .. }) if error.may_still_apply()));
     drop(connection);
     let ended = tokio::time::timeout(deadline, broker.read_to_end(&mut Vec::new())).await.expect("it ends");
-    let kind = ended.expect_err("a close in good order delivers what is left").kind();
+    let kind = ended.expect_err("a regular close delivers buffered bytes").kind();
     assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
 }

@@ -21,18 +21,18 @@ fn drn_1_mapping_stops_after_topic_deletion_during_invocation() {
         scene.memory.held.store(true, Ordering::Relaxed);
         let before = scene.memory.invocations();
         producer.write(2).await.expect("written");
-        scene.until("an invocation is under way", |scene| scene.memory.invocations() > before).await;
+        scene.until("an invocation is in flight", |scene| scene.memory.invocations() > before).await;
         scene.broker.delete_topic("orders").await;
         let stopping = scene.dataplane.stop(scene.id);
         let (ends, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(120), stopping), async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             scene.memory.held.store(false, Ordering::Relaxed);
         });
-        ends.expect("it stops").expect("its end is told");
+        ends.expect("it stops").expect("its end is reported");
         let page = scene.dataplane.audit().read(scene.id).await[&0].clone();
-        let left = page.uncommitted.expect("the audit says so").range;
+        let left = page.uncommitted.expect("the audit shows the uncommitted range").range;
         assert_eq!(left, OffsetRange { first: Offset(5), end: Offset(7) });
-        assert_eq!(page.end, Some(Offset(7)), "what became of them is on record");
+        assert_eq!(page.end, Some(Offset(7)), "their outcomes are recorded");
         scene.assert_each_once_in_order(7);
     });
 }

@@ -37,7 +37,7 @@ fn production(path: &Path) -> String {
 }
 
 #[test]
-fn nothing_stands_at_the_top_that_does_not_belong_there() {
+fn top_level_holds_only_known_entries() {
     let allowed: BTreeSet<&str> = [
         "Cargo.toml",
         "Cargo.lock",
@@ -61,7 +61,7 @@ fn nothing_stands_at_the_top_that_does_not_belong_there() {
 }
 
 #[test]
-fn arrows_point_one_way() {
+fn crates_depend_in_one_direction() {
     let forbidden = [
         ("proto", &["lighterman-scaler", "lighterman.", "loadtest"][..]),
         ("scaler", &["lighterman.", "loadtest"][..]),
@@ -79,7 +79,7 @@ fn arrows_point_one_way() {
 }
 
 #[test]
-fn files_stay_small_enough_to_read() {
+fn files_stay_within_line_limit() {
     for path in all_rust_files() {
         if path.components().any(|part| part.as_os_str() == "tests")
             || path.ends_with("model_tests.rs")
@@ -135,7 +135,7 @@ const CORES: &[&str] = &[
 ];
 
 #[test]
-fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
+fn cores_use_no_io_clock_or_randomness() {
     let sources = root().join("dataplane/src");
     for core in CORES {
         assert!(sources.join(core).exists(), "`CORES` names {core}, which is not there");
@@ -172,7 +172,7 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
 }
 
 #[test]
-fn nothing_is_left_half_done() {
+fn sources_have_no_unfinished_markers() {
     // Written apart, so that this file does not find itself.
     let words =
         [concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("TO", "DO"), concat!("FIX", "ME")];
@@ -191,7 +191,7 @@ fn names_after<'t>(text: &'t str, before: &str, quote: char) -> BTreeSet<&'t str
 }
 
 #[test]
-fn every_fault_of_the_simulator_stands_in_a_source_and_on_the_page() {
+fn every_mutant_is_placed_and_documented() {
     let sim = root().join("dataplane/src/sim");
     let list = fs::read_to_string(sim.join("mutants.rs")).expect("readable");
     let list = list.split("= &[").nth(1).and_then(|list| list.split("];").next()).expect("a list");
@@ -249,7 +249,7 @@ fn hazard_ids(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn hazards_in_sources_are_explained_and_held_by_files() {
+fn named_hazards_are_explained_and_held() {
     let page = fs::read_to_string(root().join("dataplane/HAZARDS.md")).expect("readable");
     let rows: Vec<&str> =
         page.lines().filter(|line| line.starts_with("| H") || line.starts_with("| D")).collect();
@@ -289,7 +289,7 @@ fn hazards_in_sources_are_explained_and_held_by_files() {
 }
 
 #[test]
-fn the_readme_of_the_dataplane_lists_each_folder_once() {
+fn dataplane_readme_lists_each_folder_once() {
     let page = fs::read_to_string(root().join("dataplane/README.md")).expect("readable");
     let rows: Vec<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `")?.split("/`").next()).collect();
@@ -309,7 +309,7 @@ fn the_readme_of_the_dataplane_lists_each_folder_once() {
 const SHARED_NAMES: &[&str] = &["Result", "State"];
 
 #[test]
-fn a_type_name_has_one_meaning() {
+fn type_name_is_defined_once() {
     let mut defined: BTreeMap<String, PathBuf> = BTreeMap::new();
     let sources = ["proto/src", "scaler/src", "dataplane/src", "loadtest/src"];
     let mut files = Vec::new();
@@ -317,7 +317,7 @@ fn a_type_name_has_one_meaning() {
         rust_files(&root().join(folder), &mut files);
     }
     for path in files {
-        let is_test = path.to_string_lossy().contains("tests");
+        let is_test = path.strip_prefix(root()).expect("inside").to_string_lossy().contains("tests");
         let text = if is_test { String::new() } else { production(&path) };
         for line in text.lines().filter(|line| !line.starts_with(' ')) {
             let line = line.trim_start_matches(|c: char| c != ' ' && line.starts_with("pub")).trim_start();
@@ -395,7 +395,7 @@ fn imports_point_only_to_lower_layers() {
 const RETIRED_WORDS: &[&str] = &["desk", "shelf", "burial", "errand", "ordeal", "whoever", "anew"];
 
 #[test]
-fn docs_open_with_nouns_and_verbs_of_the_field() {
+fn docs_avoid_question_and_retired_words() {
     let question_words = ["What", "Which", "Who", "Whom", "Whose", "Where", "How", "Why", "Whoever"];
     let (mut docs, mut questions) = (0, 0);
     let mut files = Vec::new();
@@ -419,4 +419,45 @@ fn docs_open_with_nouns_and_verbs_of_the_field() {
         }
     }
     assert!(docs > 3_000 && questions * 50 <= docs, "{questions} of {docs} docs open with a question word");
+}
+
+const TEST_NAME_WORDS_MAX: usize = 8;
+
+/// Invariants that a test's name may open with, each before its number.
+const INVARIANTS: &[&str] = &["own", "ord", "alo", "com", "drn", "liv", "mem", "lim", "slt"];
+
+/// Number of words in a test's name, without the ids of invariants and hazards that it opens with.
+fn words_of_test_name(name: &str) -> usize {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let words: Vec<&str> = name.split('_').collect();
+    let mut rest = &words[..];
+    loop {
+        rest = match rest {
+            [id, number, rest @ ..] if INVARIANTS.contains(id) && is_number(number) => rest,
+            [id, rest @ ..] if id.strip_prefix(['h', 'd']).is_some_and(is_number) => rest,
+            _ => return rest.len(),
+        };
+    }
+}
+
+#[test]
+fn test_names_stay_within_word_limit() {
+    let mut names = 0;
+    for path in all_rust_files() {
+        let text = fs::read_to_string(&path).expect("readable");
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            let attribute = line.strip_prefix("#[").and_then(|line| line.split(['(', ']']).next());
+            is_test |= attribute.is_some_and(|path| path == "test" || path.ends_with("::test"));
+            let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test && attribute.is_none()) else {
+                continue;
+            };
+            is_test = false;
+            names += 1;
+            let name = rest.split('(').next().unwrap_or_default();
+            let words = words_of_test_name(name);
+            assert!(words <= TEST_NAME_WORDS_MAX, "{} has {words} words in `{name}`", path.display());
+        }
+    }
+    assert!(names > 700, "{names} tests");
 }

@@ -43,8 +43,8 @@ impl ProcessHoldings {
             .filter(|line| line.starts_with("lighterman_actors{") || line.starts_with("lighterman_tasks{"));
         let alive = alive.filter_map(|line| line.rsplit_once(' ')).filter(|(_, count)| *count != "0");
         Self {
-            files: open_files().expect("Linux tells"),
-            threads: fs::read_dir("/proc/self/task").expect("Linux tells").count(),
+            files: open_files().expect("procfs is readable"),
+            threads: fs::read_dir("/proc/self/task").expect("procfs is readable").count(),
             lanes: scene.dataplane.mappings(),
             alive: alive.map(|(what, count)| (what.to_owned(), count.to_owned())).collect(),
             series: text.lines().filter(|line| line.contains("mapping=\"")).count(),
@@ -108,7 +108,7 @@ async fn delete_all(scene: &DataplaneScene, mappings: std::ops::Range<u128>) {
 }
 
 fn resident_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let status = fs::read_to_string("/proc/self/status").expect("procfs is readable");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident");
     line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
 }
@@ -149,7 +149,7 @@ async fn updates_and_deletes(scene: DataplaneScene, metrics: MetricsHandle) {
     println!("resident: {resident} KiB before, {} KiB after 300 changes", resident_kib());
     breakdowns(&scene, &metrics, &before).await;
     delete_all(&scene, 0..MAPPINGS).await;
-    nothing.is_back(&scene, &metrics, "all mappings are gone").await;
+    nothing.is_back(&scene, &metrics, "all mappings are deleted").await;
 }
 
 /// Returns the resources once they are unchanged for a second.
@@ -189,7 +189,7 @@ async fn breakdowns(scene: &DataplaneScene, metrics: &MetricsHandle, before: &Pr
 static BROKEN_FROM: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 fn breaks(turn: u32) -> Option<InvokeResponse> {
-    assert!(turn >= BROKEN_FROM.load(Ordering::Relaxed) + 3, "the port panics, as it should");
+    assert!(turn >= BROKEN_FROM.load(Ordering::Relaxed) + 3, "an expected panic of the port");
     None
 }
 
@@ -200,10 +200,10 @@ fn value(text: &str, name: &str) -> Option<f64> {
 
 async fn gauges(scene: DataplaneScene, metrics: MetricsHandle) {
     scene.run_on("127.0.0.1:1", OffsetSpec::Earliest, FilterCriteria::default());
-    scene.until("the mapping is taken up", |scene| scene.problem().is_some()).await;
+    scene.until("the mapping has started", |scene| scene.problem().is_some()).await;
     let text = metrics.render();
     for name in [metrics::OFFSET_LAG, metrics::OFFSET_LAG_SECONDS] {
-        assert_eq!(value(&text, name), None, "what nobody knows is absent: {text}");
+        assert_eq!(value(&text, name), None, "unknown values are absent: {text}");
     }
     scene.memory.held.store(true, Ordering::Relaxed);
     scene.producer(1).await.write(100).await.expect("written");
@@ -216,7 +216,7 @@ async fn gauges(scene: DataplaneScene, metrics: MetricsHandle) {
     scene.until("nothing is drained", is(metrics::OFFSET_LAG_SECONDS, f64::INFINITY)).await;
     scene.until("one invocation", is(metrics::SLOTS_IN_USE, 1.0)).await;
     scene.memory.held.store(false, Ordering::Relaxed);
-    scene.until("no lag is left", is(metrics::OFFSET_LAG, 0.0)).await;
+    scene.until("the lag is zero", is(metrics::OFFSET_LAG, 0.0)).await;
     scene.until("nothing is to be drained", is(metrics::OFFSET_LAG_SECONDS, 0.0)).await;
     scene.until("no invocation", is(metrics::SLOTS_IN_USE, 0.0)).await;
     scene.dataplane.drain().await;

@@ -62,20 +62,20 @@ async fn every_partition_has_one_owner(scene: DataplaneScene, partitions: i32) {
     })
     .await;
     second.run(mapping);
-    until("LIV-1: two nodes own all, by halves", || {
+    until("LIV-1: two nodes own half of the partitions each", || {
         let (left, arrived) = shares(&first, &second, id);
         let halves = left.len().abs_diff(arrived.len()) <= 1 && left.len() + arrived.len() == all.len();
         (halves, format!("{} and {} of {partitions}", left.len(), arrived.len()))
     })
     .await;
     second.stop(id).await.expect("stopped");
-    until("LIV-1: what a node leaves is the other's", || {
+    until("LIV-1: the other node takes over", || {
         let mine = owned(&first, id);
         (mine == all, format!("{} of {partitions}", mine.len()))
     })
     .await;
     for (node, share) in [(&first, all.len()), (&second, all.len() / 2)] {
-        assert_eq!(begun(node, id).await, share, "ALO-1: where each partition began is on record");
+        assert_eq!(begun(node, id).await, share, "ALO-1: the start offset of each partition is recorded");
     }
     first.drain().await;
     for never in [metrics::AUDIT_ERRORS, metrics::MAILBOX_FULL] {
@@ -93,11 +93,11 @@ fn run(partitions: i32) {
 }
 
 #[test]
-fn own_1_liv_1_four_thousand_partitions_change_hands_at_once() {
+fn own_1_liv_1_four_thousand_partitions_rebalance_at_once() {
     run(4_000);
 }
 
 #[test]
-fn own_1_liv_1_ten_thousand_partitions_change_hands_at_once() {
+fn own_1_liv_1_ten_thousand_partitions_rebalance_at_once() {
     run(10_000);
 }

@@ -24,7 +24,7 @@ async fn put(served: &ServedApi, path: &str, change: Value) -> String {
 }
 
 #[test]
-fn mapping_is_updating_until_old_run_has_drained() {
+fn mapping_stays_updating_until_drained() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let begins = json!({"Enabled": true, "StartingPosition": "TRIM_HORIZON", "BatchSize": 5});
@@ -37,11 +37,11 @@ fn mapping_is_updating_until_old_run_has_drained() {
             let before = scene.memory.invocations();
             scene.memory.held.store(true, Ordering::Relaxed);
             scene.producer(1).await.write(1).await.expect("written");
-            scene.until("an invocation is under way", |scene| scene.memory.invocations() > before).await;
+            scene.until("an invocation is in flight", |scene| scene.memory.invocations() > before).await;
             assert_eq!(put(&served, &path, change).await, under_way);
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(30)).await;
-                assert_eq!(state(&served, &path).await, under_way, "the old run is not over");
+                assert_eq!(state(&served, &path).await, under_way, "the old run has not ended");
             }
             let refused = served.refused("PUT", &path, &json!({"BatchSize": 9})).await;
             assert!(refused.contains("ResourceInUseException"), "{refused}");

@@ -133,7 +133,7 @@ fn mem_1_liv_1_failing_mapping_does_not_starve_others() {
         let (bad, good) = (run("bad", &servers, 10_000), run("good", &servers, 10));
         let (bad_id, good_id) = (bad.id, good.id);
         dataplane.run(bad).await.expect("runs");
-        until("the one has failed a while", || *functions.refused.lock() > 200).await;
+        until("the failing mapping has failed for a while", || *functions.refused.lock() > 200).await;
         dataplane.run(good).await.expect("runs");
         for round in 1..=6 {
             write(&client, "good", 0, 10, 100).await;
@@ -144,10 +144,10 @@ fn mem_1_liv_1_failing_mapping_does_not_starve_others() {
             let mapping_status = dataplane.mapping_status(id).expect("it runs");
             mapping_status.partitions().get(&partition).and_then(|shown| shown.stats.lag())
         };
-        until("nothing is left", || lag_of(good_id, 0) == Some(0)).await;
+        until("no lag is left", || lag_of(good_id, 0) == Some(0)).await;
         // No fetch reports the records after a full buffer.
         until("the backlog shows", || lag_of(bad_id, 0) == Some(64)).await;
         write(&client, "bad", 0, 5, 100).await;
-        until("what is written behind it shows too", || lag_of(bad_id, 0) == Some(69)).await;
+        until("records written later show too", || lag_of(bad_id, 0) == Some(69)).await;
     });
 }

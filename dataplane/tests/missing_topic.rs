@@ -16,17 +16,19 @@ fn result(scene: &DataplaneScene) -> String {
 }
 
 #[test]
-fn alo_1_liv_1_missing_topic_is_reported_and_delivered_after_creation() {
+fn alo_1_liv_1_missing_topic_is_reported_until_created() {
     for start in [OffsetSpec::Latest, OffsetSpec::Earliest] {
         scene(|scene| async move {
             scene.run(start);
             let says_so = |text: &str| text.contains("topic `orders` does not exist");
-            scene.until("it is said", |scene| scene.problem().is_some_and(|text| says_so(&text))).await;
+            scene
+                .until("the problem is reported", |scene| scene.problem().is_some_and(|text| says_so(&text)))
+                .await;
             // Written as soon as the topic exists, before the node can know.
             scene.producer(2).await.write(20).await.expect("written");
             scene.until("all committed", |scene| scene.committed() == 20).await;
             scene.assert_each_once_in_order(20);
-            scene.until("nothing is wrong any more", |scene| result(scene) == "OK").await;
+            scene.until("the problem is cleared", |scene| result(scene) == "OK").await;
             scene.dataplane.drain().await;
         });
     }
@@ -36,10 +38,10 @@ fn alo_1_liv_1_missing_topic_is_reported_and_delivered_after_creation() {
 fn created_empty_topic_clears_the_problem() {
     scene(|scene| async move {
         scene.run(OffsetSpec::Latest);
-        scene.until("it is said", |scene| scene.problem().is_some()).await;
+        scene.until("the problem is reported", |scene| scene.problem().is_some()).await;
         let _made = scene.producer(2).await;
-        scene.until("nothing is wrong any more", |scene| scene.problem().is_none()).await;
-        scene.until("it is read", |scene| scene.dataplane.not_ready_reason().is_none()).await;
+        scene.until("the problem is cleared", |scene| scene.problem().is_none()).await;
+        scene.until("the topic is read", |scene| scene.dataplane.not_ready_reason().is_none()).await;
         scene.dataplane.drain().await;
     });
 }
@@ -52,9 +54,9 @@ fn failure_before_first_assignment_is_shown() {
             producer.write(20).await.expect("written");
             scene.broker.faults().add(api, 6, RequestFault::CutBefore);
             scene.run(OffsetSpec::Earliest);
-            scene.until("it is shown", |scene| scene.problem().is_some()).await;
+            scene.until("the problem is shown", |scene| scene.problem().is_some()).await;
             scene.until("all committed", |scene| scene.committed() == 20).await;
-            scene.until("nothing is wrong any more", |scene| scene.problem().is_none()).await;
+            scene.until("the problem is cleared", |scene| scene.problem().is_none()).await;
             scene.dataplane.drain().await;
         });
     }

@@ -44,7 +44,7 @@ impl<S: Subscriber> Layer<S> for PanicBomb {
         let mut message = PanicMessage(String::new());
         event.record(&mut message);
         let hit = BOMB.lock().take_if(|text| *text == message.0);
-        assert!(hit.is_none(), "the bomb in `{}` went off, as it should", message.0);
+        assert!(hit.is_none(), "an expected panic in `{}`", message.0);
     }
 }
 
@@ -132,7 +132,7 @@ fn invoker() {
     scene(|scene| async move {
         writes(&scene, 12).await;
         *scene.memory.script.lock() = Some(|turn| {
-            assert!(turn != 1, "the port panics inside the invoker, as it should");
+            assert!(turn != 1, "an expected panic of the port in the invoker");
             None
         });
         scene.run(OffsetSpec::Earliest);
@@ -206,11 +206,11 @@ fn own_1_drn_1_stop_waits_for_invocation_of_panicked_partition() {
         let other = scene::node(&scene.memory, data.path(), "6s");
         let mut stops = scene.dataplane.stop(scene.id);
         other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
-        assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "it runs yet");
-        assert_eq!(scene.memory.invocations(), 1, "OWN-1: nobody begins beside it");
+        assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "the invocation still runs");
+        assert_eq!(scene.memory.invocations(), 1, "OWN-1: no second invocation starts");
         scene.memory.held.store(false, Ordering::Relaxed);
         stops.await.expect("stopped");
-        scene.until("another has it then", |scene| scene.memory.invocations() > 1).await;
+        scene.until("another node takes over", |scene| scene.memory.invocations() > 1).await;
         other.drain().await;
     });
 }
@@ -227,9 +227,9 @@ fn own_1_panicked_partition_is_held_until_invocation_ends() {
         let other = scene::node(&scene.memory, data.path(), "6s");
         other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
         tokio::time::sleep(ASKS_FOR + HANDED_OVER).await;
-        assert_eq!(scene.memory.invocations(), invocations, "OWN-1: nobody begins beside it");
+        assert_eq!(scene.memory.invocations(), invocations, "OWN-1: no second invocation starts");
         scene.memory.held.store(false, Ordering::Relaxed);
-        scene.until("another has it then", |scene| scene.memory.invocations() > invocations).await;
+        scene.until("another node takes over", |scene| scene.memory.invocations() > invocations).await;
         futures::join!(scene.dataplane.drain(), other.drain());
     });
 }
@@ -251,11 +251,11 @@ fn own_1_drn_1_member_panic_during_stop_waits_for_invocations() {
         other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
         scene.until("the member panicked", |_| BOMB.lock().is_none()).await;
         let invocations = scene.memory.invocations();
-        assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "its invocations run yet");
-        assert_eq!(scene.memory.invocations(), invocations, "OWN-1: nobody begins beside them");
+        assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "its invocations still run");
+        assert_eq!(scene.memory.invocations(), invocations, "OWN-1: no further invocation starts");
         scene.memory.held.store(false, Ordering::Relaxed);
         stops.await.expect("stopped");
-        assert!(scene.dataplane.mapping_status(scene.id).is_none(), "and it is not made anew");
+        assert!(scene.dataplane.mapping_status(scene.id).is_none(), "the mapping is not restarted");
         scene.until("another has all then", |_| owned_by(&other, scene.id) == 2).await;
         other.drain().await;
     });
@@ -283,15 +283,16 @@ fn liv_1_member_panic_is_shown_until_next_runs() {
         producer.write(5).await.expect("written");
         scene.until("the member panicked", |_| BOMB.lock().is_none()).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let mapping_status = scene.dataplane.mapping_status(scene.id).expect("it is to run");
+        let mapping_status =
+            scene.dataplane.mapping_status(scene.id).expect("the mapping is expected to run");
         let shown = (readiness(), mapping_status.last_result(), mapping_status.partitions().len());
         assert!(
             shown.0.as_ref().is_err_and(|why| why.contains("ended by a fault of this node")),
             "{shown:?}"
         );
         assert!(shown.1.starts_with("PROBLEM: the mapping ended by a fault of this node"), "{shown:?}");
-        assert_eq!(shown.2, 0, "nothing of it runs");
-        scene.until("the next one runs", |scene| readiness().is_ok() && scene.committed() == 15).await;
+        assert_eq!(shown.2, 0, "no partition runs");
+        scene.until("the replacement runs", |scene| readiness().is_ok() && scene.committed() == 15).await;
         assert!(scene.problem().is_none());
         scene.dataplane.drain().await;
     });
@@ -320,7 +321,7 @@ fn liv_1_start_lookup_panic_is_shown_and_retried() {
         let is_shown =
             |scene: &DataplaneScene| scene.problem().is_some_and(|why| why.contains("a fault of this node"));
         scene.until("it is shown", is_shown).await;
-        assert!(readiness().is_err(), "and nothing outside is to blame");
+        assert!(readiness().is_err(), "the fault is internal");
         scene.until("the end committed", |scene| scene.committed() == 15).await;
         scene.until("ready", |_| readiness().is_ok()).await;
         scene.dataplane.drain().await;
@@ -344,7 +345,7 @@ fn own_1_replacement_consumers_have_new_identities() {
         producer.write(10).await.expect("written");
         scene.until("the committer panicked", |_| BOMB.lock().is_none()).await;
         scene.until("the end committed", |scene| scene.committed() == 20).await;
-        assert_ne!(consumer(&scene), Some(before), "its reports may come yet");
+        assert_ne!(consumer(&scene), Some(before), "its reports may still arrive");
         scene.dataplane.drain().await;
     });
 }

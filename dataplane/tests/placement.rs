@@ -84,7 +84,7 @@ async fn run_all(scene: &DataplaneScene, dataplane: &Arc<Dataplane>, name: &str,
 }
 
 #[test]
-fn consumers_and_large_payloads_are_spread_over_all_threads() {
+fn consumers_and_payloads_use_threads_evenly() {
     scene(|scene| async move {
         scene.producer(1).await.write(1_000).await.expect("written");
         let data = tempfile::tempdir().expect("scratch");

@@ -10,7 +10,7 @@ use lighterman_proto::api::FilterCriteria;
 use self::scene::scene;
 
 #[test]
-fn node_is_ready_while_running_not_while_draining() {
+fn node_is_ready_until_draining() {
     scene(|scene| async move {
         let phase = NodePhase::default();
         let readiness = phase.readiness(&scene.dataplane);
@@ -19,7 +19,7 @@ fn node_is_ready_while_running_not_while_draining() {
         assert_eq!(readiness(), Ok(()), "nothing is to run");
         scene.producer(3).await.write(30).await.expect("written");
         scene.run(OffsetSpec::Earliest);
-        scene.until("the mapping is taken up", |scene| scene.dataplane.not_ready_reason().is_some()).await;
+        scene.until("the mapping has started", |scene| scene.dataplane.not_ready_reason().is_some()).await;
         assert!(readiness().is_err_and(|why| why.starts_with("mapping ")), "{:?}", readiness());
         scene.until("it runs its share", |_| readiness().is_ok()).await;
         phase.draining();

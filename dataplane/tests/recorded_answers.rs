@@ -81,7 +81,7 @@ fn errors_match_the_recorded_responses() {
 }
 
 #[test]
-fn self_managed_mappings_are_shown_and_conflict_as_recorded() {
+fn self_managed_responses_equal_recorded_ones() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let test = "test_create_event_source_self_managed";
@@ -123,7 +123,7 @@ fn self_managed_mappings_are_shown_and_conflict_as_recorded() {
 }
 
 #[test]
-fn tags_live_and_fail_as_recorded() {
+fn tag_responses_equal_recorded_ones() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let path = served.create(&json!({})).await;

@@ -137,7 +137,7 @@ fn alo_1_h17_recreated_while_stopped_starts_at_beginning() {
             scene.until("begun", |scene| scene.owned() == 1).await;
             producer.write(50).await.expect("written");
             scene.until("50 committed", |scene| scene.committed() == 50).await;
-            scene.dataplane.stop(scene.id).await.expect("its end is told");
+            scene.dataplane.stop(scene.id).await.expect("its end is reported");
             let first = scene.memory.seen.lock().clone();
             recreate(&scene, 1, 40).await;
             // Only the audit knows the topic on which the mapping ran, as after a restart of the process.

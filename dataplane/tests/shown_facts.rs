@@ -24,7 +24,7 @@ fn oldest_age_is_shown_only_while_pending() {
         assert!(oldest(&scene).is_some());
         scene.memory.held.store(false, Ordering::Relaxed);
         scene.until("committed", |scene| scene.committed() == 3).await;
-        scene.until("nothing is old", |scene| oldest(scene).is_none()).await;
+        scene.until("no age is shown", |scene| oldest(scene).is_none()).await;
         scene.dataplane.drain().await;
     });
 }

@@ -159,7 +159,7 @@ impl StagedNode {
 
     fn terminate(&self) {
         let id = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).expect("it runs");
-        kill_process(id, Signal::TERM).expect("told to go");
+        kill_process(id, Signal::TERM).expect("the signal is sent");
     }
 
     /// Waits until changes are rejected because the node drains. The probing request must change nothing.
@@ -174,7 +174,7 @@ impl StagedNode {
                         return;
                     }
                     Ok(_) | Err(ClientError::Refused { .. }) => {}
-                    Err(error) => panic!("the API is gone before the drain has ended: {error}"),
+                    Err(error) => panic!("the API stopped before the drain ended: {error}"),
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -206,7 +206,7 @@ async fn terminated_in(stage: &NodeStage, function: &str, method: &str, change: 
     node.drains(&path).await;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(node.child.try_wait().expect("status"), None, "DRN-1: it is waited for");
+        assert_eq!(node.child.try_wait().expect("status"), None, "DRN-1: the node waits for the invocation");
     }
     stage.seen.held.store(false, Ordering::Relaxed);
     assert_eq!(node.ends().await, Some(0));
@@ -228,7 +228,7 @@ async fn drn_1_changed_mapping_is_drained_and_not_repeated() {
     node.becomes(&updated, Some("Enabled")).await;
     node.becomes(&deleted, None).await;
     let shown = node.client.call("GET", &updated, None).await.expect("there");
-    assert_eq!(shown["BatchSize"], 2, "what was accepted is durable");
+    assert_eq!(shown["BatchSize"], 2, "an accepted change is durable");
     node.client.call("PUT", &disabled, Some(&json!({"Enabled": true}))).await.expect("accepted");
     node.create(&stage.request("deleted", "deleted")).await;
     for function in ["disabled", "updated", "deleted"] {
@@ -259,17 +259,18 @@ async fn drn_1_draining_node_rejects_changes_second_signal_stops() {
     node.is_refused("POST", &format!("{ours}/pause"), None).await;
     node.is_refused("POST", &format!("{ours}/resume"), None).await;
     node.is_refused("POST", &format!("{ours}/partitions/0/skip"), Some(&skip)).await;
-    let shown = node.client.call("GET", &path, None).await.expect("reads go on");
+    let shown = node.client.call("GET", &path, None).await.expect("reads are served");
     // Updating if the last empty change was accepted before the drain.
     assert!(shown["State"] == "Enabled" || shown["State"] == "Updating", "{shown}");
     assert_eq!(shown["BatchSize"], 1);
-    let listed = node.client.call("GET", PATH, None).await.expect("reads go on");
+    let listed = node.client.call("GET", PATH, None).await.expect("reads are served");
     assert_eq!(listed["EventSourceMappings"].as_array().map(Vec::len), Some(1));
-    let partitions = node.client.call("GET", &format!("{ours}/partitions"), None).await.expect("reads go on");
+    let partitions =
+        node.client.call("GET", &format!("{ours}/partitions"), None).await.expect("reads are served");
     assert_eq!(partitions["partitions"][0]["inFlight"], true, "{partitions}");
     assert_eq!(stage.seen.begun("other"), 0, "nothing joins");
     node.terminate();
-    assert_eq!(node.ends().await, Some(1), "a second signal stops at once, though the function runs");
+    assert_eq!(node.ends().await, Some(1), "a second signal stops at once, despite the running function");
     assert!(stage.seen.answered("slow").is_empty());
     stage.seen.held.store(false, Ordering::Relaxed);
     stage.server.stop(false).await;

@@ -42,7 +42,7 @@ const METADATA_DEADLINE: Duration = Duration::from_secs(10);
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// A hand-written consumer loop, for comparison; the AWS SDK's environment variables say where Lambda is.
+/// Hand-written consumer loop for comparison; the AWS SDK's environment variables set the Lambda endpoint.
 #[derive(Debug, Parser)]
 struct BaselineArguments {
     /// Bootstrap server
@@ -54,10 +54,10 @@ struct BaselineArguments {
     /// Consumer group
     #[arg(long)]
     group: String,
-    /// Records in a batch at most
+    /// Maximum records of a batch
     #[arg(long)]
     batch: usize,
-    /// Commit each batch and wait for the answer, instead of ten times a second
+    /// Commit each batch and wait for the response, instead of committing ten times a second
     #[arg(long)]
     commit_each_batch: bool,
     /// Function to invoke

@@ -14,11 +14,11 @@ use crate::{chaos_runs, scenarios};
 const DRAIN_SECONDS_MAX: u64 = 300;
 const STEADY_SECONDS: u64 = 20;
 
-/// Take a Kafka through a node into a fake Lambda, judge the history, print the figures.
+/// Deliver records from Kafka through a node to a fake Lambda, check the history, and print the figures.
 ///
-/// With the name of a scenario (`loadtest steady`; `loadtest list` tells them) that is run, and a report written. Without one, a
-/// topic of a real Kafka is filled and then drained; with --rate records are written on a fixed schedule while they are read, and
-/// latency is measured from when each was due.
+/// With the name of a scenario (`loadtest steady`; `loadtest list` shows them all), the scenario is run and a report is written.
+/// Without one, a topic of a real Kafka is filled and then drained; with --rate, records are written on a fixed schedule while they
+/// are read, and latency is measured from the due time of each.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", args_conflicts_with_subcommands = true)]
 pub(crate) struct CommandLine {
@@ -42,45 +42,45 @@ impl CommandLine {
     }
 }
 
-/// What else it can do.
+/// Further commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LoadtestCommand {
     /// Run a scenario and write a report; `run` may be left out
     Run(scenarios::ScenarioArguments),
-    /// The scenarios that come with it
+    /// List the included scenarios
     List,
-    /// Faults by seed on a real Kafka, judged
+    /// Inject faults by seed on a real Kafka, and check the history
     // The alias goes with the next release.
     #[command(alias = "ordeal")]
     Chaos(chaos_runs::ChaosArguments),
-    /// The name of a scenario, and what `run` takes
+    /// Name of a scenario, and the arguments of `run`
     #[command(external_subcommand)]
     Named(Vec<String>),
 }
 
-/// A drain or a fixed rate.
+/// Arguments of a drain or of a fixed rate.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
     /// Version of Kafka, from Maven Central
     #[arg(long, default_value = "4.2.1", value_parser = version)]
     pub(crate) kafka: String,
-    /// Run the hand-written loop of examples/baseline.rs beside the node, in turns that change from round to round, and print
-    /// ratios
+    /// Run the hand-written loop of examples/baseline.rs as well, in alternating order from round to round, and print ratios
     #[arg(long)]
     pub(crate) baseline: bool,
-    /// The loop commits every batch and waits for it before the next, as the node does, instead of ten times a second
+    /// Make the loop commit every batch and wait for the response before the next, as the node does, instead of committing ten times
+    /// a second
     #[arg(long, requires = "baseline")]
     pub(crate) baseline_commits_each: bool,
-    /// How often to measure, after one run that warms the broker and is not counted; figures are medians, with least and most
+    /// Number of measurements, after one run that warms the broker and is not counted; figures are medians, with minimum and maximum
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
-    /// A load with a target, instead of the flags that describe one; may be given several times
+    /// Load with a target, instead of the flags that describe a load; may be given several times
     #[arg(long, value_enum, conflicts_with_all = ["records", "value_bytes", "batch", "window", "rate"])]
     scenario: Vec<TargetScenario>,
-    /// Records to write before the node starts
+    /// Number of records to write before the node starts
     #[arg(long, default_value_t = 200_000, conflicts_with = "rate")]
     records: usize,
-    /// Bytes of each value
+    /// Size of each value, in bytes
     #[arg(long, default_value_t = 1024)]
     value_bytes: usize,
     /// Partitions of the topic
@@ -89,31 +89,31 @@ pub(crate) struct LoadArguments {
     /// `BatchSize`
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     batch: u32,
-    /// `MaximumBatchingWindowInSeconds` of the mapping, 0 for at once; absent: 500 ms. The baseline never waits
+    /// `MaximumBatchingWindowInSeconds` of the mapping, 0 for no wait [default: 500 ms]. The baseline never waits
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=300))]
     window: Option<u32>,
-    /// Write this many records a second and measure their latency
+    /// Records per second to write, with their latency measured
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: Option<u64>,
-    /// With --rate: write for this long, after 2 s to warm up [default: 20]. Otherwise: stop after this long, drained or not
+    /// With --rate: seconds to write, after 2 s of warm-up [default: 20]. Otherwise: seconds until the run stops, drained or not
     /// [default: 300]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: Option<u64>,
     /// `MinimumPollers`: consumers of the node from the start
     #[arg(long, default_value_t = 2)]
     pub(crate) consumers: u32,
-    /// How long the function takes
+    /// Duration of an invocation, in milliseconds
     #[arg(long, default_value_t = 0)]
     pub(crate) function_ms: u64,
-    /// The node's `memory_budget`
+    /// `memory_budget` of the node
     #[arg(long, default_value = "128MiB")]
     memory_budget: String,
-    /// A setting of the node's, as its environment has it; may be given several times
+    /// Setting of the node, as in its environment; may be given several times
     #[arg(long = "set", value_name = "LIGHTERMAN_KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// The loads that have targets.
+/// Loads that have targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum TargetScenario {
     /// Drain 400,000 records of 1 KiB in batches of 100
@@ -125,7 +125,7 @@ enum TargetScenario {
     /// Drain 50,000 records of 1 KiB one by one
     #[value(name = "batch-1")]
     Single,
-    /// 1,000 records of 1 KiB a second, window 0
+    /// Write 1,000 records of 1 KiB per second, window 0
     #[value(name = "latency")]
     Latency,
 }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_true() {
+    fn help_names_actual_defaults() {
         CommandLine::command().debug_assert();
         let help = CommandLine::command().render_long_help().to_string();
         let drain =

@@ -10,23 +10,23 @@ use loadtest::kafka_dist;
 
 use crate::scenarios::{build_node, workspace};
 
-/// Nodes on a real Kafka are killed, frozen, cut off, drained, their disks filled and their clocks moved, as a seed says, while
-/// records flow; then the history is judged. The exit code is 1 when a promise was broken in any of them.
+/// Kill, freeze, partition and drain nodes on a real Kafka, fill their disks and move their clocks, as a seed determines, while
+/// records are delivered; then check the history. The exit code is 1 if any run violated an invariant.
 #[derive(Debug, Parser)]
 pub(crate) struct ChaosArguments {
     /// Version of Kafka, from Maven Central
     #[arg(long, default_value = "4.2.1", value_parser = kafka_dist::version)]
     kafka: String,
-    /// How many, from consecutive seeds
+    /// Number of runs, with consecutive seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     runs: u64,
-    /// The first seed; a random one when absent
+    /// First seed [default: random]
     #[arg(long, value_name = "SEED")]
     from: Option<u64>,
-    /// So many at once, but for those that end the broker
+    /// Maximum concurrent runs; runs that affect the broker execute one by one
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     at_once: u8,
-    /// The nodes' `kafka.group_protocol`: classic or consumer
+    /// `kafka.group_protocol` of the nodes: classic or consumer
     #[arg(long)]
     group_protocol: Option<String>,
 }

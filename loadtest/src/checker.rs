@@ -156,6 +156,6 @@ mod tests {
         assert_eq!(broken(&[start(0, &[0, 1, 2, 7]), end(0, OK)]), [Invariant::Alo1]);
         let given_up =
             [start(0, &[0, 7]), end(0, InvocationAction::FunctionError), start(1, &[0, 1, 2]), end(1, OK)];
-        assert_eq!(broken(&given_up), [], "tried, not taken");
+        assert_eq!(broken(&given_up), [], "invoked, not delivered");
     }
 }

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn page_is_self_contained_and_escapes_its_texts() {
+    fn page_is_self_contained_and_escaped() {
         let sample = SecondSample {
             at: 1.0,
             due: 5.0,

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_is_three_numbers_and_never_a_path() {
+    fn version_is_exactly_three_numbers() {
         assert_eq!(version("4.2.1").as_deref(), Ok("4.2.1"));
         for other in
             ["", "4", "4.2", "4.2.", "..", "../4.2.1", "4.2.1-rc1", "4.2.x", "127.0.0.1", "4.2.12345"]
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_installation_is_repeated_and_complete_one_kept() {
+    fn only_incomplete_installation_is_repeated() {
         const COPIES: &str = r#"cd "$(dirname "$4")" && mkdir -p libs && echo x >> libs/kafka.jar"#;
         let workspace = tempfile::tempdir().expect("folder");
         let jar = workspace.path().join("target/kafka/4.2.1/libs/kafka.jar");

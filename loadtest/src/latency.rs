@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn value_carries_its_due_time_through_base64() {
+    fn value_carries_due_time_through_base64() {
         for (due, bytes) in [(Duration::ZERO, 9), (MS * 1_234_567, 1024), (Duration::from_secs(1 << 33), 10)]
         {
             let value = value_due(due, bytes);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_counts_from_due_time_not_write_time() {
+    fn latency_counts_from_due_time() {
         let start = Instant::now();
         let mut stopwatch = LatencyStopwatch::new(start, MS * 100);
         stopwatch.arrived(MS * 99, start + MS * 500); // warm-up

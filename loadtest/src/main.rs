@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_starts_with_last_contender_of_previous_round() {
+    fn next_round_starts_with_last_contender() {
         let ends = |round| (order_of(round, true).first().copied(), order_of(round, true).last().copied());
         for round in 0..5 {
             assert_eq!(ends(round).1, ends(round + 1).0);

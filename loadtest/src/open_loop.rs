@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_is_sent_once_to_alternating_lanes() {
+    fn records_alternate_lanes_without_loss() {
         let schedule = RateSchedule::even(1_000_000, 100);
         let (doors, mut lanes): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::unbounded_channel()).unzip();
         tick(&schedule, Instant::now(), 6, &doors);

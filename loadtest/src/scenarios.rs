@@ -12,12 +12,12 @@ use loadtest::html_report::page;
 use loadtest::run::{KafkaChoice, ScenarioRun};
 use loadtest::scenario::{LoadScenario, names, read};
 
-/// Run a scenario: a Kafka, a function, nodes, and a producer on a fixed schedule. The exit code is 1 when a record is missing,
-/// out of order, or comes again more often than promised; regressions are marked and do not change it.
+/// Run a scenario: a Kafka, a function, nodes, and a producer on a fixed schedule. The exit code is 1 if a record is missing,
+/// out of order, or repeated more often than allowed; regressions are marked and do not change it.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest run")]
 pub(crate) struct ScenarioArguments {
-    /// The name of one that comes with it (`loadtest list`), or a file that ends in .toml
+    /// Name of an included scenario (`loadtest list`), or a file that ends in .toml
     scenario: String,
     /// `embedded`, a version to start from Maven Central (4.2.1), or host:port of a single broker
     #[arg(long, default_value_t)]
@@ -25,16 +25,16 @@ pub(crate) struct ScenarioArguments {
     /// Share of the scenario's time to run, at the same rates
     #[arg(long, default_value_t = 1.0, value_parser = scale)]
     scale: f64,
-    /// Folder of the report and its figures; target/loadtest of the workspace when absent
+    /// Folder of the report and its figures [default: target/loadtest of the workspace]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// The figures of an older run, to stand beside this one's
+    /// Figures of an earlier run to compare with
     #[arg(long, value_name = "OLD.JSON")]
     compare: Option<PathBuf>,
-    /// A setting of the nodes', as their environment has it; may be given several times
+    /// Setting of the nodes, as in their environment; may be given several times
     #[arg(long = "set", value_name = "LIGHTERMAN_KEY=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
-    /// No line a second
+    /// Omit the progress line of each second
     #[arg(long)]
     quiet: bool,
 }

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn due_by_agrees_with_due_of_each_record() {
+    fn due_by_counts_each_due_record() {
         let stretch = |seconds, from, to| RateRamp { lasting: Duration::from_secs(seconds), from, to };
         let schedule = RateSchedule::of([stretch(2, 10, 100), stretch(1, 0, 0), stretch(3, 50, 50)]);
         for n in 0..schedule.count() {

@@ -15,7 +15,7 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn record_expiring_in_open_window_spares_younger_one() -> Result<()> {
+async fn record_expired_in_window_spares_younger() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;
@@ -32,17 +32,14 @@ async fn record_expiring_in_open_window_spares_younger_one() -> Result<()> {
 
     producer.await_committed(&group, "orders", &BTreeMap::from([(0, 1)]), LIMIT).await?;
     let age = clock::wall_ms().0 - stamped[0].1;
-    ensure!(
-        (60_000..65_000).contains(&age),
-        "given up when it was too old, {age} ms, not when the window closed"
-    );
+    ensure!((60_000..65_000).contains(&age), "given up on expiry, at {age} ms, not when the window closed");
     producer.await_committed(&group, "orders", &BTreeMap::from([(0, 2)]), LIMIT).await?;
     let sent: Vec<_> =
         lambda.events().into_iter().filter(|event| matches!(event, InvocationEvent::Start { .. })).collect();
     let [InvocationEvent::Start { offsets, .. }] = &sent[..] else {
         anyhow::bail!("one invocation: {sent:?}")
     };
-    ensure!(*offsets == BTreeMap::from([(0, vec![1])]), "the young one, alone: {offsets:?}");
+    ensure!(*offsets == BTreeMap::from([(0, vec![1])]), "the younger record, alone: {offsets:?}");
     let shown = node.api().call("GET", &format!("/lighterman/v1/mappings/{group}/audit"), None).await?;
     ensure!(shown["partitions"][0]["totals"] == json!({"delivered": 1, "expired": 1}), "{shown}");
     Ok(())

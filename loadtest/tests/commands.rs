@@ -57,7 +57,7 @@ fn cut_a_hole(data: &Path, group: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn skip_unblocks_partition_and_audit_detects_missing_outcome() -> Result<()> {
+async fn skip_unblocks_and_audit_detects_gap() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;

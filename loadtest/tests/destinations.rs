@@ -130,7 +130,7 @@ impl DestinationScene {
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(LIMIT, tried).await.context("the destination is not tried again")?
+        tokio::time::timeout(LIMIT, tried).await.context("the destination is not retried")?
     }
 
     /// Returns true if `id` is an invocation with records of `partition`.
@@ -321,11 +321,11 @@ async fn messages_of_a_topic(scene: &mut DestinationScene) -> Result<()> {
     let pairs: Vec<(String, String)> =
         scene.aws.call(&["consumed", &servers, "orders-failed", &all.to_string()]).await?;
     if ["/usr/bin/kcat", "/usr/local/bin/kcat"].iter().any(|path| Path::new(path).is_file()) {
-        ensure!(kcat(&servers, "orders-failed").await? == pairs, "kcat reads what confluent-kafka reads");
+        ensure!(kcat(&servers, "orders-failed").await? == pairs, "kcat and confluent-kafka read the same");
     } else {
         ensure!(std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_none(), "kcat is required");
     }
-    ensure!(pairs.len() == all, "one message for each record, none twice");
+    ensure!(pairs.len() == all, "one message for each record");
     let mut next = [0; RECORDS.len()];
     for (key, value) in pairs {
         let found: Value = serde_json::from_str(&value)?;
@@ -390,7 +390,7 @@ async fn missing_destinations_drop_where_asked(scene: &mut DestinationScene) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_failure_messages_match_aws_and_await_missing_destination() -> Result<()> {
+async fn alo_1_failure_messages_match_and_await_destination() -> Result<()> {
     let Some(mut scene) = DestinationScene::new().await? else { return Ok(()) };
     queues_and_notifications(&mut scene).await.context("queues and notifications")?;
     objects(&mut scene).await.context("objects")?;

@@ -242,7 +242,7 @@ async fn poison_is_visible_and_can_be_skipped(kafka: &RealKafka) -> Result<()> {
         node.api().call("POST", &format!("{path}/0/skip"), Some(&json!({"Offset": 5, "Reason": "r"}))).await;
     ensure!(
         late.is_err_and(|error| error.to_string().contains("only a record that fails")),
-        "only while it fails"
+        "a skip requires a failing record"
     );
     Ok(())
 }

@@ -88,7 +88,7 @@ async fn full_disk_rejects_mappings_while_deliveries_continue() -> Result<()> {
     ensure!(said.contains("No space left on device"), "{said}");
     println!("{} mappings had room in the store's own blocks", acknowledged.len());
     for _ in 0..3 {
-        let still = more.one(WRITES_MAX).await.err().context("it is as full as before")?.to_string();
+        let still = more.one(WRITES_MAX).await.err().context("the disk is no longer full")?.to_string();
         ensure!(still.contains("Free disk space"), "{still}");
         for (partition, offsets) in producer.write("orders", 4, RECORDS, 100, Compression::None).await? {
             produced.entry(partition).or_default().extend(offsets);
@@ -96,7 +96,7 @@ async fn full_disk_rejects_mappings_while_deliveries_continue() -> Result<()> {
         producer.await_committed(&group, "orders", &ends(&produced), LIMIT).await?;
     }
     disk.free()?;
-    acknowledged.push(more.one(WRITES_MAX + 1).await.context("there is room again")?);
+    acknowledged.push(more.one(WRITES_MAX + 1).await.context("the freed disk rejects a write")?);
     node.kill().await?;
 
     let node = NodeProcess::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
@@ -119,13 +119,13 @@ async fn full_disk_rejects_mappings_while_deliveries_continue() -> Result<()> {
 
 /// A node that cannot guarantee durability exits with an error at once, and starts when there is space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn node_starting_on_full_disk_exits_with_error() -> Result<()> {
+async fn node_start_on_full_disk_fails() -> Result<()> {
     let Some(disk) = disk()? else { return Ok(()) };
     let lambda = FakeLambda::start().await?;
     disk.fill()?;
     let log = tempfile::NamedTempFile::new()?;
     let started = NodeProcess::start_logged(disk.path(), &lambda.endpoint_url(), &[], log.path()).await;
-    let error = started.err().context("it has started without room for its store")?.to_string();
+    let error = started.err().context("the node started on a full disk")?.to_string();
     ensure!(error.contains("exit status: 1"), "{error}");
     let said = std::fs::read_to_string(log.path())?;
     ensure!(said.contains("No space left on device") && said.contains("Free disk space"), "{said}");

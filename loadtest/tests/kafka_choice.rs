@@ -80,9 +80,9 @@ async fn scenario_leaves_existing_broker_unchanged() -> Result<()> {
 
     assert_measured(&steady_on(&servers).await?, &servers)?;
 
-    ensure!(producer.log_ends("mine", 1).await?.get(&0) == Some(&10), "another's records are there");
+    ensure!(producer.log_ends("mine", 1).await?.get(&0) == Some(&10), "records of another topic remain");
     let more = producer.write("mine", 1, 5, 10, Compression::None).await?;
-    ensure!(more[&0].len() == 5, "it takes records: {more:?}");
+    ensure!(more[&0].len() == 5, "the broker accepts records: {more:?}");
     let topics = topics(&mut producer).await?;
     ensure!(topics.contains("mine") && !topics.iter().any(|topic| topic.starts_with("load-")), "{topics:?}");
     Ok(())
@@ -139,7 +139,7 @@ async fn unreachable_or_silent_broker_fails_soon() -> Result<()> {
 
 /// Java is required first, then Maven; each error is a single line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn missing_java_or_maven_error_names_the_fix() -> Result<()> {
+async fn missing_tool_error_names_its_fix() -> Result<()> {
     let path = tempfile::tempdir()?;
     // A version that cannot be installed by chance.
     for words in [&["steady", "--kafka", "0.0.1"][..], &["--kafka", "0.0.1"], &["chaos", "--kafka", "0.0.1"]]

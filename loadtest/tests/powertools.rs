@@ -122,7 +122,7 @@ fn order(index: usize, needs: Option<&str>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn powertools_consumer_fails_only_the_unreadable_value() -> Result<()> {
+async fn powertools_consumer_fails_only_unreadable_value() -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
     let mut scene = PowertoolsScene::new(python, "powertools.reads").await?;
     let mut values: Vec<Bytes> = (0..RECORDS).map(|index| order(index, None).to_string().into()).collect();
@@ -130,7 +130,10 @@ async fn powertools_consumer_fails_only_the_unreadable_value() -> Result<()> {
     let more = json!({"BatchSize": 100, "MaximumRetryAttempts": 1, "BisectBatchOnFunctionError": true});
     let group = scene.run(&values, more).await?;
     scene.drained(&group).await?;
-    ensure!(scene.totals(&group).await? == json!({"delivered": 11, "exhausted": 1}), "one falls, alone");
+    ensure!(
+        scene.totals(&group).await? == json!({"delivered": 11, "exhausted": 1}),
+        "one record is exhausted, alone"
+    );
     let seen = scene.seen()?;
     let expected = |index: usize| SeenRecord {
         topic: "orders".to_owned(),
@@ -141,7 +144,7 @@ async fn powertools_consumer_fails_only_the_unreadable_value() -> Result<()> {
         header: "x".to_owned(),
     };
     let innocents: Vec<SeenRecord> = (0..RECORDS).filter(|index| *index != 5).map(expected).collect();
-    assert_eq!(seen, innocents, "each once, in order, key, value and header as they were written");
+    assert_eq!(seen, innocents, "each record once, in order, with its key, value and header");
     scene.end().await
 }
 
@@ -162,19 +165,19 @@ async fn powertools_partial_batch_response_is_respected() -> Result<()> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LIMIT, tried).await.context("what is not named is taken")?;
+    tokio::time::timeout(LIMIT, tried).await.context("unnamed records are not delivered")?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let committed = scene.producer.committed(&group, "orders", 1).await?;
-    ensure!(committed == BTreeMap::from([(0, 5)]), "up to the lowest that it names: {committed:?}");
+    ensure!(committed == BTreeMap::from([(0, 5)]), "committed up to the lowest named record: {committed:?}");
     let path = format!("/lighterman/v1/mappings/{group}/partitions");
     let shown = scene.node.api().call("GET", &path, None).await?;
     ensure!(shown["partitions"][0]["failing"]["firstError"]["errorType"] == "BatchItemFailures", "{shown}");
     std::fs::write(scene.folder.path().join("seenready"), "")?;
     scene.drained(&group).await?;
-    ensure!(scene.totals(&group).await? == json!({"delivered": RECORDS}), "all of them");
+    ensure!(scene.totals(&group).await? == json!({"delivered": RECORDS}), "all records are delivered");
     let offsets: Vec<i64> = scene.seen()?.iter().map(|seen| seen.offset).collect();
     let each: BTreeSet<i64> = offsets.iter().copied().collect();
     assert_eq!((offsets.len(), each.len()), (RECORDS, RECORDS), "each once: {offsets:?}");
-    assert_eq!(offsets[RECORDS - 2..], [5, 9], "the named ones last, and nobody else again");
+    assert_eq!(offsets[RECORDS - 2..], [5, 9], "the named records last, and no other again");
     scene.end().await
 }

@@ -178,7 +178,7 @@ async fn waits_for_a_function_that_never_answers(kafka: &RealKafka) -> Result<()
     scene.drained(&group).await?;
     let verdict = scene.judge();
     let repeated: u64 = verdict.repeated.values().sum();
-    ensure!(repeated <= 40, "only the batch without an answer: {:?}", verdict.repeated);
+    ensure!(repeated <= 40, "only the unanswered batch may repeat: {:?}", verdict.repeated);
     drop(node);
     Ok(())
 }

@@ -104,7 +104,7 @@ async fn audit_is_true(node: &NodeProcess, group: &str, records: u64) -> Result<
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(LIMIT, whole).await.context("the audit does not say so")??;
+    tokio::time::timeout(LIMIT, whole).await.context("the audit does not show the recreation")??;
     let printed = node.command(&["audit", group]).await?;
     let text = String::from_utf8_lossy(&printed.stdout).into_owned();
     ensure!(printed.status.success() && text.contains("topic recreated"), "{text}");

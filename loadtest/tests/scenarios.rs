@@ -25,10 +25,10 @@ async fn run(scenario: &LoadScenario, scale: f64) -> Result<RunFigures> {
 async fn short_steady_scenario_is_measured_and_reported() -> Result<()> {
     let scenario = read("steady")?.scaled(0.1);
     let run = run(&scenario, 0.1).await?;
-    ensure!((run.repeated, run.repeated_max) == (0, 0), "nothing comes twice");
+    ensure!((run.repeated, run.repeated_max) == (0, 0), "no record repeats");
     ensure!(run.samples.len() >= 3, "{:?}", run.samples);
     let seconds = run.samples.iter().filter(|sample| sample.latency.is_some()).count();
-    ensure!(seconds >= 2, "latency is there by seconds: {:?}", run.samples);
+    ensure!(seconds >= 2, "latency is sampled by second: {:?}", run.samples);
     let latency = run.latency;
     ensure!(0.0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{latency:?}");
     let arrived: f64 = run.samples.iter().map(|sample| sample.arrived).sum();
@@ -38,12 +38,12 @@ async fn short_steady_scenario_is_measured_and_reported() -> Result<()> {
     ensure!(run.consumers_max >= 2.0 && run.resident_mib_max > 1.0 && run.cpu_us_per_record > 0.0, "{run:?}");
     let report = page(&scenario, &run, Some(&RunComparison::of(&run, &run)));
     ensure!(report.matches("<polyline").count() >= 8, "every plot has lines: {report}");
-    ensure!(!RunComparison::of(&run, &run).table().contains("REGRESSION"), "as good as itself");
+    ensure!(!RunComparison::of(&run, &run).table().contains("REGRESSION"), "no regression against itself");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_node_scenario_is_clean_and_shows_gap() -> Result<()> {
+async fn killed_node_scenario_shows_a_gap() -> Result<()> {
     let scenario = read("node-killed")?.scaled(0.1);
     let run = run(&scenario, 0.1).await?;
     let labels: Vec<&str> = run.marks.iter().map(|mark| &*mark.label).collect();
@@ -61,7 +61,7 @@ async fn killed_node_scenario_is_clean_and_shows_gap() -> Result<()> {
 
 /// The function is too slow: the run ends, reports it, and is not clean.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_work_is_a_problem_not_a_hang() -> Result<()> {
+async fn unfinished_work_is_reported_without_hang() -> Result<()> {
     let text = "about = \"x\"\npartitions = 1\nbatch = 1\nwindow = 0\nsettle_seconds = 0\n\
                 [[phase]]\nseconds = 1\nrate = 50\nlatency = 200\n";
     let scenario = parse("late", text)?;

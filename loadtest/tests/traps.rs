@@ -186,7 +186,7 @@ fn tries(events: &[InvocationEvent], record: (i32, i64)) -> usize {
 }
 
 /// Status 200 with `X-Amz-Function-Error` is not a success.
-async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_1_function_error_with_200_is_failure(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-1", 300).await?;
     scene
         .lambda
@@ -201,7 +201,7 @@ async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut Trap
 }
 
 /// Throttling and an unavailable service are waited out for any time, and consume no attempt.
-async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_2_delivery_recovers_after_throttles_and_503s(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-2", 300).await?;
     let out = Arc::new(AtomicBool::new(true));
     let refuses = Arc::clone(&out);
@@ -218,7 +218,7 @@ async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapClus
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LIMIT, lasted).await.context("it is not tried again and again")?;
+    tokio::time::timeout(LIMIT, lasted).await.context("the invocation is not retried")?;
     ensure!(scene.committed(&group, 0).await? == 0, "nothing is delivered");
     out.store(false, Ordering::Relaxed);
     scene.drained(&group).await?;
@@ -229,7 +229,7 @@ async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapClus
 }
 
 /// The success of later records does not commit a failed one, whether the function reports it or not.
-async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_3_later_success_never_commits_failed_record(cluster: &mut TrapCluster) -> Result<()> {
     for (topic, names) in [("trap-3-batch", false), ("trap-3-named", true)] {
         let mut scene = TrapScene::new(cluster, topic, 200).await?;
         let bad = (0, 37);
@@ -239,7 +239,7 @@ async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut T
             more["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
         }
         let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
-        scene.until("37 is tried again", |events| tries(events, bad) >= 4).await?;
+        scene.until("record 37 is retried", |events| tries(events, bad) >= 4).await?;
         let last = ends(&scene.produced)[&1];
         scene.producer.await_committed(&group, topic, &BTreeMap::from([(1, last)]), LIMIT).await?;
         for _ in 0..10 {
@@ -257,7 +257,7 @@ async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut T
 }
 
 /// A record whose destination is down has not ended, and nothing after it is committed.
-async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_4_destination_down_blocks_commits(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-4", 200).await?;
     let bad = [(0, 0), (0, 63), (1, 12)];
     scene.poison(&bad, false);
@@ -280,7 +280,10 @@ async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()>
     };
     tokio::time::timeout(LIMIT, held).await.context("the partitions are not held")??;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    ensure!(scene.committed(&group, 0).await? == 0 && scene.committed(&group, 1).await? == 12, "held there");
+    ensure!(
+        scene.committed(&group, 0).await? == 0 && scene.committed(&group, 1).await? == 12,
+        "the commit is held"
+    );
     scene.ended_otherwise.lock().extend(bad);
     scene.producer.create_topic("trap-4-failed", 1).await?;
     scene.drained(&group).await?;
@@ -303,7 +306,7 @@ async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()>
 
 /// A planned hand-over waits for the reply and repeats nothing. A reply that arrives at a fenced owner commits
 /// nothing.
-async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_5_reply_arrives_after_revocation(cluster: &mut TrapCluster) -> Result<()> {
     const BATCH: u64 = 10;
     let mut scene = TrapScene::new(cluster, "trap-5", 600).await?;
     scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
@@ -313,7 +316,7 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluste
     let first = scene.node().await?;
     first.create_mapping(&scene.servers, &scene.topic, more.clone()).await?;
     let watch = scene.watch("trap-5").await?;
-    scene.until("the first node begins", |events| events.len() > 2).await?;
+    scene.until("the first node starts", |events| events.len() > 2).await?;
     let elsewhere = tempfile::tempdir()?;
     let second = scene.node_in(elsewhere.path()).await?;
     let id = second.create_mapping(&scene.servers, &scene.topic, more).await?;
@@ -323,7 +326,7 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluste
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(LIMIT, shared).await.context("the second node gets nothing")??;
+    tokio::time::timeout(LIMIT, shared).await.context("the second node receives no partition")??;
     let planned = check(&scene.produced, &scene.lambda.events());
     ensure!(planned.repeated.is_empty(), "a planned hand-over repeats nothing: {:?}", planned.repeated);
     // Longer than the session: the group reassigns the partition while one of its invocations is in flight.
@@ -342,7 +345,7 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluste
 
 /// Ended records after one that has not ended do not commit it: filtered records, one that an operator skips, and
 /// others that the function takes after one that it reports.
-async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_6_later_outcomes_never_commit_undelivered_record(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-6", 120).await?;
     let (bad, skipped) = ((0, 5), (0, 8));
     // The producer's keys are the numbers of the records in their partition.
@@ -355,10 +358,10 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCl
         "FilterCriteria": {"Filters": [{"Pattern": r#"{"key":[{"anything-but":["key-6","key-7"]}]}"#}]},
     });
     let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
-    scene.until("both are tried again", |events| tries(events, bad) >= 2).await?;
+    scene.until("both records are retried", |events| tries(events, bad) >= 2).await?;
     scene.ended_otherwise.lock().insert(skipped);
     let path = format!("/lighterman/v1/mappings/{group}/partitions/0/skip");
-    let skip = json!({"Offset": skipped.1, "Reason": "it stands behind"});
+    let skip = json!({"Offset": skipped.1, "Reason": "it follows a failing record"});
     let asked = async {
         while node.api().call("POST", &path, Some(&skip)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -366,10 +369,10 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCl
     };
     tokio::time::timeout(LIMIT, asked).await.context("it cannot be skipped")?;
     let tried = tries(&scene.lambda.events(), bad);
-    scene.until("5 is tried alone", |events| tries(events, bad) > tried + 2).await?;
+    scene.until("record 5 is retried alone", |events| tries(events, bad) > tried + 2).await?;
     let behind = taken(&scene.lambda.events()).iter().filter(|place| place.0 == 0 && place.1 > 5).count();
-    ensure!(behind >= 2, "others have ended behind it");
-    ensure!(scene.committed(&group, 0).await? == 5, "no further");
+    ensure!(behind >= 2, "later records have outcomes");
+    ensure!(scene.committed(&group, 0).await? == 5, "the commit stays at 5");
     let node = match cluster.moment(Duration::from_millis(500)) {
         None => node,
         Some(moment) => {
@@ -391,7 +394,7 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCl
 }
 
 /// An unreadable lag is not zero: no consumer is removed, and nothing is skipped.
-async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) -> Result<()> {
+async fn trap_7_unknown_lag_removes_no_consumer(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-7", 1_200).await?;
     scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
     let more =
@@ -404,7 +407,7 @@ async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) 
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(LIMIT, grown).await.context("lag brings no second consumer")??;
+    tokio::time::timeout(LIMIT, grown).await.context("the lag adds no second consumer")??;
     match cluster {
         TrapCluster::Embedded(broker) => {
             for fault in [RequestFault::CutBefore, RequestFault::Garbage, RequestFault::CutAfter] {
@@ -415,7 +418,7 @@ async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) 
     }
     let blind = Instant::now() + Duration::from_secs(3);
     while Instant::now() < blind {
-        ensure!(consumers().await?.is_some_and(|consumers| consumers >= 2.0), "nobody is sent home");
+        ensure!(consumers().await?.is_some_and(|consumers| consumers >= 2.0), "a consumer was removed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     if let TrapCluster::Real(kafka, _) = cluster {
@@ -449,13 +452,13 @@ macro_rules! on_the_embedded_broker {
 }
 
 on_the_embedded_broker! {
-    trap_1_status_200_with_a_function_error_is_a_failure
-    trap_2_throttles_and_503s_for_long_then_recovery
-    trap_3_a_failure_in_the_middle_then_success_of_the_next
-    trap_4_the_destination_is_down
-    trap_5_a_reply_after_the_partition_was_revoked
-    trap_6_what_has_ended_behind_an_undelivered_record
-    trap_7_the_lag_cannot_be_read_while_scaling
+    trap_1_function_error_with_200_is_failure
+    trap_2_delivery_recovers_after_throttles_and_503s
+    trap_3_later_success_never_commits_failed_record
+    trap_4_destination_down_blocks_commits
+    trap_5_reply_arrives_after_revocation
+    trap_6_later_outcomes_never_commit_undelivered_record
+    trap_7_unknown_lag_removes_no_consumer
 }
 
 async fn all_traps_with_kills(version: &str) -> Result<()> {
@@ -468,11 +471,11 @@ async fn all_traps_with_kills(version: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_the_seven_traps_on_kafka_4_2_1_with_kills() -> Result<()> {
+async fn alo_1_ord_1_com_1_traps_with_kills_on_kafka_4_2_1() -> Result<()> {
     all_traps_with_kills("4.2.1").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_the_seven_traps_on_kafka_3_9_1_with_kills() -> Result<()> {
+async fn alo_1_ord_1_com_1_traps_with_kills_on_kafka_3_9_1() -> Result<()> {
     all_traps_with_kills("3.9.1").await
 }

@@ -1,6 +1,6 @@
-//! Messages between scaler and dataplane: samples to the scaler, decisions back.
+//! Samples of mappings, from the dataplane to the scaler.
 
-use crate::ids::{ConsumerId, Epoch, TopicPartition};
+use crate::ids::TopicPartition;
 use crate::units::Moment;
 
 /// Sample of one partition.
@@ -31,15 +31,4 @@ pub struct MappingSample {
     pub throttled: u64,
     /// Invocations that returned since the last sample, throttled ones included.
     pub answered: u64,
-}
-
-/// Assignment of a partition to a consumer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionAssignment {
-    /// Partition to assign.
-    pub partition: TopicPartition,
-    /// Consumer that runs it.
-    pub consumer: ConsumerId,
-    /// Ownership epoch of the assignment.
-    pub epoch: Epoch,
 }

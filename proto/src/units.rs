@@ -14,8 +14,6 @@ pub const BATCH_RECORDS_MAX: u32 = 10_000;
 pub const BATCH_RECORDS_DEFAULT: u32 = 100;
 /// AWS's default batching window for Kafka, used if `MaximumBatchingWindowInSeconds` was never set.
 pub const WINDOW_DEFAULT: Duration = Duration::from_millis(500);
-/// Maximum function timeout for which AWS allows a Kafka mapping.
-pub const FUNCTION_TIMEOUT_MAX: Duration = Duration::from_secs(14 * 60);
 /// Maximum size of a Kafka response frame.
 pub const FRAME_BYTES_MAX: usize = 100 * 1024 * 1024;
 /// Maximum size of a record batch after decompression.

@@ -66,37 +66,37 @@ fn object(seed: &[u8]) -> Option<Map<String, Value>> {
 #[test]
 fn records_corpus_upholds_invariants() {
     let read: usize = seeds("records").iter().map(|seed| records::run(seed)).sum();
-    assert!(read > 0, "some of it is good");
+    assert!(read > 0, "some seeds are accepted");
 }
 
 #[test]
 fn aborted_corpus_upholds_invariants() {
     let dropped: usize = seeds("aborted").iter().map(|seed| aborted::run(seed)).sum();
-    assert!(dropped > 0, "some of it is dropped");
+    assert!(dropped > 0, "some batches are dropped");
 }
 
 #[test]
 fn response_corpus_upholds_invariants() {
     let read: usize = seeds("response").iter().map(|seed| response::run(seed)).sum();
-    assert!(read > 0, "some of it is good");
+    assert!(read > 0, "some seeds are accepted");
 }
 
 #[test]
 fn commit_metadata_corpus_upholds_invariants() {
     let read: usize = seeds("commit_metadata").iter().map(|seed| commit_metadata::run(seed)).sum();
-    assert!(read > 0, "some of it is ours");
+    assert!(read > 0, "some seeds are commit metadata of this format");
 }
 
 #[test]
 fn api_corpus_upholds_invariants() {
     let accepted: usize = seeds("api").iter().map(|seed| api::run(seed)).sum();
-    assert!(accepted > 0, "some of it is good");
+    assert!(accepted > 0, "some seeds are accepted");
 }
 
 #[test]
 fn filter_corpus_upholds_invariants() {
     let good: usize = seeds("filter").iter().map(|seed| filter::run(seed)).sum();
-    assert!(good > 0, "some of it is good");
+    assert!(good > 0, "some seeds are accepted");
 }
 
 proptest! {

@@ -74,7 +74,7 @@ fn self_managed_event_has_current_source_without_arn() {
 }
 
 #[test]
-fn header_bytes_are_signed_as_in_java() {
+fn header_bytes_signed_as_in_java() {
     let ours: Value =
         serde_json::from_slice(&event(&EventSource::SelfManaged, "b:1", &[0, 127, 128, 255])).expect("JSON");
     let bytes = &ours["records"]["mytopic-0"][0]["headers"][0]["headerKey"];
@@ -84,7 +84,7 @@ fn header_bytes_are_signed_as_in_java() {
 #[test]
 fn aws_lambda_events_parses_written_event() {
     let ours = event(&EventSource::SelfManaged, "b-1:9092,b-2:9092", b"headerValue");
-    let read: KafkaEvent = serde_json::from_slice(&ours).expect("AWS's own types read it");
+    let read: KafkaEvent = serde_json::from_slice(&ours).expect("AWS's types parse it");
     assert_eq!(read.event_source.as_deref(), Some("SelfManagedKafka"));
     let record = &read.records["mytopic-0"][0];
     assert_eq!((record.offset, record.partition, record.key.as_deref()), (15, 0, Some("cmVjb3JkS2V5")));

@@ -42,7 +42,7 @@ fn items_are_read_from_objects_and_strings() {
 }
 
 #[test]
-fn unknown_record_identifier_fails_the_whole_batch() {
+fn unknown_record_identifier_fails_whole_batch() {
     for identifier in [
         json!("orders-eu-1-0"),
         json!("orders-eu-0-1"),
@@ -64,7 +64,7 @@ fn unknown_record_identifier_fails_the_whole_batch() {
 }
 
 #[test]
-fn response_of_another_shape_fails_whole_batch() {
+fn malformed_response_fails_whole_batch() {
     for body in [
         "true",
         "7",

@@ -216,7 +216,7 @@ fn partial_tail_accepted_and_flipped_bit_rejected() {
     assert_eq!(batches(&two).count(), 1);
     let last = frame.len() - 1;
     two[last] ^= 1;
-    let batch = batches(&two).next().expect("one").expect("header is fine");
+    let batch = batches(&two).next().expect("one").expect("the header is valid");
     assert!(matches!(batch.verify_crc(), Err(RecordError::Crc { offset: 9, .. })));
 }
 

@@ -222,13 +222,13 @@ mod tests {
         let mut scaler = ScalingPolicy::new(BOUNDS);
         run(&mut scaler, 0..40, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         let calm = |second| sample(second, Some(100), 1000, 1, 60, 0);
-        assert_eq!(run(&mut scaler, 40..65, calm), 12, "not before it has been calm for long");
+        assert_eq!(run(&mut scaler, 40..65, calm), 12, "no scale-down before a long calm period");
         assert_eq!(run(&mut scaler, 65..600, calm), 1);
         let wave = |second: u64| {
             sample(second, Some(if second.is_multiple_of(2) { 20_000 } else { 0 }), 1000, 3, 5, 0)
         };
         let before = scaler.clone().desired;
-        assert_eq!(run(&mut scaler, 600..700, wave), before, "a lag that comes and goes within its window");
+        assert_eq!(run(&mut scaler, 600..700, wave), before, "a lag that fluctuates within the window");
     }
 
     proptest! {

@@ -85,6 +85,6 @@ fn check() -> Result<()> {
             moved.push(name);
         }
     }
-    ensure!(moved.is_empty(), "moved by more than 2 %: {}. If it is meant: counts write", moved.join(", "));
+    ensure!(moved.is_empty(), "changed by more than 2 %: {}. If intended: counts write", moved.join(", "));
     Ok(())
 }

@@ -191,7 +191,7 @@ fn led(api: ApiKey, version: i16, body: &[u8]) -> KafkaCluster {
         .with_port(9092);
     let metadata = MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![topic]);
     let mut described = BytesMut::new();
-    metadata.encode(&mut described, 9).expect("its own shape");
+    metadata.encode(&mut described, 9).expect("encodes");
     let cluster = cluster(line(ApiKey::Metadata, 9, &described).then(line(api, version, body)));
     block_on(cluster.topic(TOPIC, Duration::ZERO)).expect("metadata");
     cluster

@@ -54,7 +54,7 @@ fn versions(api: ApiKey, version: i16) -> Bytes {
     let range = ApiVersion::default().with_api_key(api as i16).with_min_version(version);
     let reply = ApiVersionsResponse::default().with_api_keys(vec![range.with_max_version(version)]);
     let mut body = BytesMut::new();
-    reply.encode(&mut body, 3).expect("its own shape");
+    reply.encode(&mut body, 3).expect("encodes");
     body.freeze()
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn frame(correlation: i32, api: ApiKey, version: i16, body: &[u8]) ->
     let mut frame = BytesMut::new();
     frame.put_i32(0);
     let header = ResponseHeader::default().with_correlation_id(correlation);
-    header.encode(&mut frame, api.response_header_version(version)).expect("its own shape");
+    header.encode(&mut frame, api.response_header_version(version)).expect("encodes");
     frame.put_slice(body);
     let length = frame.len() as i32 - 4;
     frame[..4].copy_from_slice(&length.to_be_bytes());

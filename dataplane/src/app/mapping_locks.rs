@@ -158,7 +158,7 @@ mod tests {
             let turn = waits.turn().await;
             turn.end();
             drop(turn);
-            assert_eq!(lanes.count(), 1, "somebody is in it");
+            assert_eq!(lanes.count(), 1, "a lock in use is kept");
             drop(waits);
             assert_eq!((lanes.count(), lanes.running(id(number))), (0, None));
         }
@@ -171,8 +171,8 @@ mod tests {
         let turn = before.turn().await;
         assert!(turn.begin(|| 1));
         let drained = lanes.close();
-        assert_eq!(drained.len(), 1, "also a lane whose turn somebody has");
-        assert!(!turn.begin(|| 2), "an update that is under way does not begin its second half");
+        assert_eq!(drained.len(), 1, "a held lock is drained too");
+        assert!(!turn.begin(|| 2), "an update in progress does not start its second half");
         turn.end();
         drop(turn);
         assert!(!waiting.turn().await.begin(|| 3));

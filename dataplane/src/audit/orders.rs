@@ -183,10 +183,10 @@ mod tests {
         let mut sent = 0;
         while sender.send(began(hundred(sent))).now_or_never().is_some() {
             sent += 1;
-            assert!(sent <= most, "no more than may wait");
+            assert!(sent <= most, "the queue exceeds its limit");
         }
-        assert_eq!(sent, most, "as many as may wait");
-        assert!(!sender.has_room(), "no partition begins");
+        assert_eq!(sent, most, "the queue is filled to its limit");
+        assert!(!sender.has_room(), "no room for another partition");
         // A sender may have checked for room before the last of it was taken.
         sender.send_over(began(hundred(sent)));
         sent += 1;

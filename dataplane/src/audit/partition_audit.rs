@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_ordinary_ranges_are_merged_and_notable_ones_kept() {
+    fn alo_1_only_ordinary_ranges_are_merged() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(100, 100, EntryKind::Began(None)));
         book.enter(&ended(100, 150, Outcome::Delivered));
@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(
             book.page().verify(Some(Offset(40))),
             AuditVerdict::Missing(missing),
-            "500 of another log are no proof"
+            "500 records of another log prove nothing"
         );
         book.enter(&ended(0, 40, Outcome::Delivered));
         let mut again = PartitionAudit::default();
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn skip_reason_is_kept_only_for_reached_records() {
+    fn skip_reason_kept_only_when_reached() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 5, Outcome::Delivered));
@@ -522,7 +522,7 @@ mod tests {
         assert_eq!(again.page(), book.page());
         let reasons = again.page().reasons;
         let ranges: Vec<_> = reasons.iter().map(|(first, reason)| (first.0, reason.end.0)).collect();
-        assert_eq!(ranges, [(3, 5), (5, 6)], "of all that each was asked for");
+        assert_eq!(ranges, [(3, 5), (5, 6)], "the range that each skip requested");
         assert_eq!(&*reasons[&Offset(5)].text, "a \"bad\"\norder");
     }
 

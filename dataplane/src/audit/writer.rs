@@ -332,7 +332,7 @@ mod tests {
         let (bytes, rewrite_at) = (ledgers.bytes, ledgers.rewrite_at);
         desk.append(mapping, None, &[entry(9_000, 9_001)]).expect("written");
         let ledgers = &desk.open[&mapping];
-        assert!(ledgers.bytes > bytes && ledgers.rewrite_at == rewrite_at, "one more line, no rewriting");
+        assert!(ledgers.bytes > bytes && ledgers.rewrite_at == rewrite_at, "one more line without a rewrite");
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("scratch");
         let mut desk = AuditThread { folder: folder.path().to_owned(), open: HashMap::new() };
         let others = folder.path().join("a-person.deleted.txt");
-        fs::write(&others, "not ours").expect("written");
+        fs::write(&others, "foreign file").expect("written");
         for id in 0..DELETED_MAX as u128 + 8 {
             let mapping = MappingId(uuid::Uuid::from_u128(id));
             desk.append(mapping, None, &[entry(0, 1)]).expect("written");
@@ -352,8 +352,11 @@ mod tests {
         }
         let left =
             |id: u128| desk.path(MappingId(uuid::Uuid::from_u128(id))).with_extension(DELETED).exists();
-        assert!(!left(7) && left(8) && left(39) && others.exists(), "the last ones, and what is not ours");
-        assert!(desk.open.is_empty(), "nothing of them in memory");
+        assert!(
+            !left(7) && left(8) && left(39) && others.exists(),
+            "the latest audits and foreign files remain"
+        );
+        assert!(desk.open.is_empty(), "deleted audits are not kept in memory");
     }
 
     #[test]
@@ -370,14 +373,14 @@ mod tests {
     #[tokio::test]
     async fn unwritable_folder_does_not_block_append() {
         let folder = tempfile::tempdir().expect("scratch");
-        fs::write(folder.path().join("audit"), "a file where the folder should be").expect("written");
+        fs::write(folder.path().join("audit"), "a file in place of the folder").expect("written");
         let log = AuditLog::start(folder.path()).expect("starts");
         log.append(MappingId(uuid::Uuid::nil()), vec![entry(0, 1)]).await;
     }
 
     /// A pipe without a reader acts as a hanging disk.
     #[tokio::test]
-    async fn alo_1_hanging_disk_delays_commits_and_loses_no_line() {
+    async fn alo_1_hanging_disk_delays_without_losing_lines() {
         const LINES: i64 = 20_000;
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());
@@ -389,8 +392,8 @@ mod tests {
         log.append(mapping, vec![entry(0, 1)]).await;
         log.note(mapping, (1..LINES).map(|first| entry(first, first + 1)).collect());
         let read = tokio::task::spawn_blocking(move || {
-            drop(OpenOptions::new().write(true).open(&path).expect("what was written before: nothing"));
-            let lines = BufReader::new(File::open(&path).expect("the disk works again")).lines();
+            drop(OpenOptions::new().write(true).open(&path).expect("opens the empty audit"));
+            let lines = BufReader::new(File::open(&path).expect("the disk works")).lines();
             let entries = lines.map(|line| line.expect("text")).filter_map(|line| AuditEntry::parse(&line));
             entries.take(LINES as usize).map(|entry| entry.range.first.0).collect::<Vec<_>>()
         });

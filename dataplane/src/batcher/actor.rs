@@ -407,15 +407,15 @@ mod tests {
     }
 
     #[actix::test]
-    async fn mem_1_request_for_bytes_ends_with_offer_or_batcher() {
+    async fn mem_1_byte_request_ends_with_its_offer() {
         let budget = MemoryBudget::new(1_000);
         let all = budget.try_lease(1_000).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Payload).expect("the overdraft");
         let batcher = waiting_in(&budget).await;
         batcher.send(WithdrawOffer { partition: 0, epoch: Epoch(1), seq: 1 }).await.expect("it runs");
-        assert!(is_left(&budget).await, "nobody offers anything");
+        assert!(is_left(&budget).await, "a withdrawn offer cancels its request");
         drop(waiting_in(&budget).await);
-        assert!(is_left(&budget).await, "it has ended");
+        assert!(is_left(&budget).await, "a stopped batcher cancels its request");
         assert_eq!(budget.leased(), all.bytes() + over.bytes());
     }
 }

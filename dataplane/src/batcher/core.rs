@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn thin_offers_filling_a_batch_do_not_wait() {
+    fn thin_offers_filling_batch_skip_window() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(offer(0, 60, 600, 0));
         core.offer(offer(1, 60, 600, 1));
@@ -295,14 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn expired_offer_is_not_sealed_and_blocks_nothing() {
+    fn expired_offer_neither_seals_nor_blocks() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(Offer { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 10));
-        assert_eq!(core.ready(at(300), &any), SealCondition::At(at(510)), "the other one's window");
+        assert_eq!(
+            core.ready(at(300), &any),
+            SealCondition::At(at(510)),
+            "the end of the other partition's window"
+        );
         let plan = core.seal(at(600), &any).expect("due");
         assert_eq!(plan.parts.iter().map(|part| part.partition).collect::<Vec<_>>(), [1]);
-        assert_eq!(core.ready(at(600), &any), SealCondition::At(at(650)), "looked at again, not spun on");
+        assert_eq!(
+            core.ready(at(600), &any),
+            SealCondition::At(at(650)),
+            "the batcher waits before it checks again"
+        );
         core.offer(Offer { expires: Some(at(700)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         assert!(core.seal(at(700), &any).is_none(), "a retry neither");
         core.offer(Offer { expires: Some(at(800)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
@@ -317,10 +325,10 @@ mod tests {
         core.offer(offer(0, 5, 50, 0));
         assert_eq!(core.ready(at(500), &any), SealCondition::Never);
         core.offer(Offer { seq: 2, ..offer(0, 2, 20, 0) });
-        assert!(core.seal(at(500), &any).is_some(), "the next one is");
+        assert!(core.seal(at(500), &any).is_some(), "a new offer is sealed");
         core.forget(0);
         core.offer(offer(0, 3, 30, 0));
-        assert!(core.seal(at(500), &any).is_some(), "a partition that starts anew counts anew");
+        assert!(core.seal(at(500), &any).is_some(), "the sequence restarts with a new owner");
     }
 
     proptest! {
@@ -349,7 +357,7 @@ mod tests {
                     prop_assert_eq!(newest.remove(&part.partition), Some(part.seq));
                 }
             }
-            prop_assert!(newest.is_empty(), "left behind: {:?}", newest);
+            prop_assert!(newest.is_empty(), "offers never sealed: {:?}", newest);
             prop_assert_eq!(core.ready(end, &any), SealCondition::Never);
         }
     }

@@ -89,7 +89,7 @@ mod tests {
         };
         assert!(kept == 2 && bytes <= BUDGET / KEPT_SHARE_OF_BUDGET, "{kept} buffers, {bytes} bytes");
         assert!(pool.take(300).capacity() >= 300);
-        assert!(pool.take(401).capacity() >= 401, "one that does not fit stays");
+        assert!(pool.take(401).capacity() >= 401, "a buffer that is too small is not used");
         assert_eq!(pool.shelf.lock().buffers.len(), 1);
     }
 

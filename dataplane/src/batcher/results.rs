@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_functions_own_failure_uses_an_attempt() {
+    fn only_function_failure_uses_an_attempt() {
         let text = String::new;
         for verdict in [
             InvocationOutcome::Throttled { reason: text(), retry_after: None },
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn named_records_fail_and_the_rest_is_delivered() {
+    fn named_records_fail_others_are_delivered() {
         let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-1","offset":11}}]}"#);
         let settled = settled(&named, &[0, 1], true);
         assert_eq!((settled.records_failed, &settled.resolutions[0]), (1, &BatchResolution::Delivered));

@@ -10,7 +10,7 @@ use super::{OutputFormat, SettingsArgs, api, print_line};
 
 /// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
-  lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2    # exit code 1: offsets are committed that have no outcome
+  lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2    # exit code 1: an offset is committed without an outcome
   lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --output json";
 
 /// Arguments of `audit`.
@@ -18,7 +18,7 @@ pub const EXAMPLES: &str = "Examples:
 pub struct AuditArgs {
     /// UUID of the mapping
     pub mapping: uuid::Uuid,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub output: OutputFormat,
     /// Configuration.

@@ -11,7 +11,7 @@ pub const EXAMPLES: &str = "Examples:
   lighterman check
   lighterman check --config /etc/lighterman.toml --log-level debug
 
-Exit code 0: valid. 2: wrong, with the reason on standard error.";
+Exit code 0: valid. 2: invalid, with the reason on standard error.";
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, Args)]

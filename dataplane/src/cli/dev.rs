@@ -31,33 +31,33 @@ use crate::local::sample_records::{SampleError, SampleProducer};
 pub const EXAMPLES: &str = "Examples:
   lighterman dev
   lighterman dev --function app.handler                    # handler() of app.py
-  lighterman dev --function orders.app.handler             # of orders/app.py, imported from this folder
+  lighterman dev --function orders.app.handler             # of orders/app.py, imported from the current folder
   lighterman dev --kafka localhost:9092 --topic orders --rate 0
   lighterman dev --records 100000 --exit-when-drained      # for scripts";
 
 /// Arguments of `dev`.
 #[derive(Clone, Debug, Args)]
 pub struct DevArgs {
-    /// An executable bootstrap, app.handler of app.py, package.app.handler, or index.handler of a Node file; modules are imported
-    /// from this folder [default: a built-in sample]
+    /// Function to run: an executable bootstrap, app.handler of app.py, package.app.handler, or index.handler of a Node file;
+    /// modules are imported from the current folder [default: a built-in sample]
     #[arg(long, value_name = "PATH")]
     pub function: Option<String>,
-    /// A real broker instead of the embedded one
+    /// Bootstrap server of a real cluster, instead of the embedded broker
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka: Option<String>,
     /// Topic to read
     #[arg(long, default_value = "sample", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub topic: String,
-    /// Partitions of the topic, when it is made
+    /// Partitions of the topic, if it is created
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub partitions: u32,
-    /// Sample records a second, 0 for none
+    /// Sample records per second, 0 for none
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub rate: u32,
-    /// Sample records to make, as fast as they are taken, instead of a rate
+    /// Total of sample records, produced as fast as they are accepted, instead of a rate
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub records: Option<u64>,
-    /// Exit 0 when all --records are delivered and committed
+    /// Exit with 0 once all --records are delivered and committed
     #[arg(long, requires = "records")]
     pub exit_when_drained: bool,
     /// Configuration.

@@ -21,8 +21,8 @@ pub const EXAMPLES: &str = "Examples:
   lighterman filter test --pattern '{\"key\":[{\"exists\":true}]}' --records-are records --output json -
 
 A line is one record: its value, or with --records-are records a JSON object with value, key, headers, topic, partition, timestamp.
-Where a value's format is not that of the pattern (text, JSON), or it is not UTF-8, the record passes.
-Exit code 0: tried. 1: records that cannot be read. 2: a pattern that cannot be used, with the place of the mistake.";
+A record passes if the format of its value (text, JSON) differs from the pattern's, or if the value is not UTF-8.
+Exit code 0: tested. 1: unreadable records. 2: an invalid pattern, with the position of the error.";
 
 /// Maximum characters of a record in a table.
 const SHOWN_CHARACTERS: usize = 60;
@@ -30,44 +30,44 @@ const SHOWN_CHARACTERS: usize = 60;
 /// Arguments of `filter`.
 #[derive(Clone, Debug, Args)]
 pub struct FilterArgs {
-    /// What to do.
+    /// Command.
     #[command(subcommand)]
     pub action: FilterAction,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, global = true, default_value_t)]
     pub output: OutputFormat,
 }
 
-/// What to do with filters.
+/// Commands of `filter`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum FilterAction {
-    /// Say for each record whether it would be delivered, and by which filter
+    /// Show for each record whether it would be delivered, and which filter matches it
     Test(TestArgs),
 }
 
 /// Arguments of `filter test`.
 #[derive(Clone, Debug, Args)]
 pub struct TestArgs {
-    /// A pattern; several are alternatives
+    /// Filter pattern; if given several times, one of them must match
     #[arg(long, value_name = "JSON", required_unless_present = "filter_criteria")]
     pub pattern: Vec<String>,
     /// `FilterCriteria` of a mapping, as JSON or as @FILE
     #[arg(long, value_name = "JSON|@FILE", conflicts_with = "pattern")]
     pub filter_criteria: Option<String>,
-    /// What a line of the file is
+    /// Content of each line of the file
     #[arg(long, value_enum, default_value_t = PatternLine::Values)]
     pub records_are: PatternLine,
-    /// File with a record on each line; - for standard input
+    /// File with one record per line; - for standard input
     #[arg(value_name = "FILE", default_value = "-")]
     pub records: PathBuf,
 }
 
-/// What a line is.
+/// Content of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PatternLine {
-    /// The value of a record.
+    /// Value of a record.
     Values,
-    /// A record as JSON.
+    /// Whole record as JSON.
     Records,
 }
 
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_position_is_marked_in_its_line() {
+    fn error_position_is_marked_in_line() {
         let patterns = vec!["{\n \"value\": {\"é\": [1, {\"prefx\": 1}]}}".to_owned()];
         let error = FilterCriteria::new(patterns.clone()).expect_err("a mistake");
         let told = with_place(&error, &patterns);

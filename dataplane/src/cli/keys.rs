@@ -16,10 +16,10 @@ pub const EXAMPLES: &str = "Examples:
 /// Arguments of `keys`.
 #[derive(Clone, Debug, Args)]
 pub struct KeysArgs {
-    /// What to do.
+    /// Command.
     #[command(subcommand)]
     pub action: KeysAction,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, global = true, default_value_t)]
     pub output: OutputFormat,
     /// Configuration.
@@ -27,16 +27,16 @@ pub struct KeysArgs {
     pub settings: SettingsArgs,
 }
 
-/// What to do with keys.
+/// Commands of `keys`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum KeysAction {
-    /// Make a key pair; its secret is shown once
+    /// Create a key pair; its secret is shown once
     Create,
-    /// Show the key ids
+    /// List the access key ids
     List,
     /// Delete a key pair
     Delete {
-        /// Its access key id
+        /// Access key id of the pair
         access_key_id: String,
     },
 }

@@ -22,10 +22,10 @@ pub const EXAMPLES: &str = "Examples:
 /// Arguments of `mapping`.
 #[derive(Clone, Debug, Args)]
 pub struct MappingArgs {
-    /// What to do.
+    /// Command.
     #[command(subcommand)]
     pub action: MappingAction,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, global = true, default_value_t)]
     pub output: OutputFormat,
     /// Configuration.
@@ -33,40 +33,40 @@ pub struct MappingArgs {
     pub settings: SettingsArgs,
 }
 
-/// What to do with mappings.
+/// Commands of `mapping`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum MappingAction {
-    /// Make a mapping
+    /// Create a mapping
     Create(CreateArgs),
     /// Show one mapping
     Get {
-        /// Its UUID
+        /// UUID of the mapping
         uuid: Uuid,
     },
-    /// Show all mappings
+    /// List mappings
     List {
-        /// Only those of this function
+        /// Function whose mappings are listed [default: all]
         #[arg(long)]
         function: Option<String>,
     },
-    /// Change a mapping
+    /// Update a mapping
     Update(UpdateArgs),
-    /// Delete a mapping; its offsets stay in Kafka
+    /// Delete a mapping; its committed offsets stay in Kafka
     Delete {
-        /// Its UUID
+        /// UUID of the mapping
         uuid: Uuid,
     },
-    /// Stop reading until resumed
+    /// Disable a mapping until it is resumed
     Pause {
-        /// Its UUID
+        /// UUID of the mapping
         uuid: Uuid,
     },
-    /// Read on
+    /// Enable a paused mapping
     Resume {
-        /// Its UUID
+        /// UUID of the mapping
         uuid: Uuid,
     },
-    /// Give up one record that fails, or offsets that cannot be read, so that its partition goes on behind it
+    /// Skip a failing record, or offsets that cannot be read, so that the partition continues after it
     Skip(SkipArgs),
 }
 
@@ -75,16 +75,16 @@ pub enum MappingAction {
 pub struct SkipArgs {
     /// UUID of the mapping
     pub uuid: Uuid,
-    /// Partition
+    /// Partition of the topic
     #[arg(value_parser = clap::value_parser!(i32).range(0..))]
     pub partition: i32,
-    /// Offset of the record, or the first that cannot be read; `lighterman top` shows what fails
+    /// Offset of the record, or first offset that cannot be read; `lighterman top` shows failing records
     #[arg(value_parser = clap::value_parser!(i64).range(0..))]
     pub offset: i64,
-    /// Where to go on, when OFFSET is the first of what cannot be read
+    /// Offset to continue at, if OFFSET is the first that cannot be read
     #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(1..))]
     pub end: Option<i64>,
-    /// Why; kept in the audit
+    /// Reason; recorded in the audit
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
 }
@@ -95,25 +95,25 @@ pub struct CreateArgs {
     /// Function name, ARN or alias
     #[arg(long)]
     pub function: String,
-    /// Brokers, HOST:PORT, commas between them
+    /// Bootstrap servers: HOST:PORT, separated by commas
     #[arg(long, value_delimiter = ',', required = true)]
     pub bootstrap: Vec<String>,
-    /// Topic
+    /// Topic to read
     #[arg(long)]
     pub topic: String,
-    /// Where to begin without committed offsets
+    /// Starting position if the group has no committed offsets
     #[arg(long, value_enum, default_value_t = PositionChoice::TrimHorizon)]
     pub starting_position: PositionChoice,
-    /// Begin at the first record from this time on: seconds since 1970
+    /// Time of the first record to read, in seconds since 1970
     #[arg(long, value_name = "SECONDS", required_if_eq("starting_position", "at-timestamp"))]
     pub starting_timestamp: Option<f64>,
     /// Consumer group [default: the mapping's UUID]
     #[arg(long)]
     pub group: Option<String>,
-    /// What may be changed later.
+    /// Settings that an update may change.
     #[command(flatten)]
     pub tuning: TuningArgs,
-    /// Create it without starting it
+    /// Create the mapping without enabling it
     #[arg(long)]
     pub disabled: bool,
 }
@@ -123,13 +123,13 @@ pub struct CreateArgs {
 pub struct UpdateArgs {
     /// Its UUID
     pub uuid: Uuid,
-    /// Another function
+    /// New function name, ARN or alias
     #[arg(long)]
     pub function: Option<String>,
-    /// What to change.
+    /// Settings to change.
     #[command(flatten)]
     pub tuning: TuningArgs,
-    /// Switch it on or off
+    /// Enable or disable the mapping
     #[arg(long)]
     pub enabled: Option<bool>,
 }
@@ -137,34 +137,34 @@ pub struct UpdateArgs {
 /// Batching, scaling and filters.
 #[derive(Clone, Debug, Args)]
 pub struct TuningArgs {
-    /// Most records in a batch, 1–10000
+    /// Maximum records of a batch, 1–10000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_size: Option<u32>,
-    /// Longest wait for a full batch, 0–300 seconds
+    /// Maximum wait for a full batch, 0–300 seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=300))]
     pub window: Option<u32>,
-    /// Fewest consumers
+    /// Minimum consumers
     #[arg(long, value_name = "N")]
     pub minimum_pollers: Option<u32>,
-    /// Most consumers
+    /// Maximum consumers
     #[arg(long, value_name = "N")]
     pub maximum_pollers: Option<u32>,
-    /// Deliver only records that this pattern matches; several are alternatives. See `lighterman filter test`
+    /// Deliver only records that match this pattern; if given several times, one of them must match. See `lighterman filter test`
     #[arg(long, value_name = "PATTERN")]
     pub filter: Vec<String>,
-    /// Deliver all records
+    /// Remove all filters, so that all records are delivered
     #[arg(long, conflicts_with = "filter")]
     pub no_filters: bool,
 }
 
-/// Where a mapping begins.
+/// Starting position of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PositionChoice {
-    /// At the oldest record.
+    /// Oldest record.
     TrimHorizon,
-    /// At the next record.
+    /// Next record that is produced.
     Latest,
-    /// At a time.
+    /// First record from a given time on.
     AtTimestamp,
 }
 

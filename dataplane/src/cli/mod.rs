@@ -28,11 +28,11 @@ pub const EXIT_FAILED: u8 = 1;
 /// Wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
 
-/// From Kafka to AWS Lambda functions, in order, at least once: the event source mapping, self-hosted.
+/// Self-hosted event source mapping: delivers Kafka records to AWS Lambda functions, in order, at least once.
 #[derive(Debug, Parser)]
 #[command(name = "lighterman", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// Command.
     #[command(subcommand)]
     pub command: CliCommand,
 }
@@ -45,36 +45,36 @@ const EXAMPLES: &str = "Examples:
 
 Every key of the configuration file has an environment variable: LIGHTERMAN_ and its path in capitals.";
 
-/// The commands this binary has.
+/// Commands of this binary.
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
-    /// Validate the configuration and print what is in force, secrets hidden
+    /// Validate the configuration and print the effective settings, with secrets hidden
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
-    /// Run everything on this laptop, nothing to install
+    /// Run a node, a broker and a function on this machine, with nothing to install
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::DevArgs),
     /// Run one node
     #[command(after_help = run::EXAMPLES)]
     Run(run::RunArgs),
-    /// API key pairs of a running node
+    /// Manage the API key pairs of a running node
     #[command(after_help = keys::EXAMPLES)]
     Keys(keys::KeysArgs),
-    /// Event source mappings of a running node, without the AWS CLI
+    /// Manage the event source mappings of a running node, without the AWS CLI
     #[command(after_help = mapping::EXAMPLES)]
     Mapping(mapping::MappingArgs),
-    /// What became of every record of a mapping, held against what is committed
+    /// Show the outcome of every record of a mapping, and verify it against the committed offsets
     #[command(after_help = audit::EXAMPLES)]
     Audit(audit::AuditArgs),
-    /// Filter patterns, tried on sample records; no node is needed
+    /// Test filter patterns on sample records, without a node
     #[command(after_help = filter::EXAMPLES)]
     Filter(filter::FilterArgs),
-    /// Live partition map of a running node
+    /// Show the partitions of a running node live
     #[command(after_help = top::EXAMPLES)]
     Top(top::TopArgs),
 }
 
-/// Configuration flags; each wins over environment and file.
+/// Configuration flags; each overrides environment and file.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Configuration")]
 pub struct SettingsArgs {
@@ -90,16 +90,16 @@ pub struct SettingsArgs {
     /// Folder of the embedded store [default: ./lighterman-data]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<String>,
-    /// AWS region in ARNs; by default `AWS_REGION`, or us-east-1
+    /// AWS region in ARNs [default: `AWS_REGION`, or us-east-1]
     #[arg(long)]
     pub region: Option<String>,
-    /// Fetch buffers and payloads together: 512MiB, or a share of the machine [default: 25%]
+    /// Memory for fetch buffers and payloads together: 512MiB, or a percentage of the machine's memory [default: 25%]
     #[arg(long, value_name = "SIZE")]
     pub memory_budget: Option<String>,
-    /// text or json
+    /// Log format: text or json
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// error, warn, info, debug, trace, or tracing directives
+    /// Log level: error, warn, info, debug, trace, or tracing directives
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
 }

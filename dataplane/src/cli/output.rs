@@ -5,13 +5,13 @@ use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
 
-/// How tables are printed.
+/// Output format of tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// For people.
+    /// Text for operators.
     #[default]
     Table,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 

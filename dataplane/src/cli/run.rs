@@ -13,7 +13,7 @@ use crate::config::Settings;
 pub const EXAMPLES: &str = "Examples:
   lighterman run
   lighterman run --config /etc/lighterman.toml
-  AWS_ENDPOINT_URL_LAMBDA=http://localhost:3001 lighterman run    # any endpoint that speaks Invoke";
+  AWS_ENDPOINT_URL_LAMBDA=http://localhost:3001 lighterman run    # any endpoint that implements Invoke";
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]

@@ -21,7 +21,7 @@ pub const EXAMPLES: &str = "Examples:
 pub struct TopArgs {
     /// UUID of a mapping [default: all]
     pub mapping: Option<uuid::Uuid>,
-    /// How to print; json prints once
+    /// Output format; json prints once
     #[arg(long, value_enum, default_value_t)]
     pub output: OutputFormat,
     /// Configuration.

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_commit_in_flight_and_the_rest_coalesced() {
+    fn commits_coalesce_behind_one_in_flight() {
         let mut core = CommitterCore::default();
         core.request(frontier(0, 1, 5));
         assert_eq!(core.start().len(), 1);
@@ -276,7 +276,7 @@ mod tests {
         core.start();
         core.request(frontier(0, 1, 9));
         core.answered(NOW, |_| CommitOutcome::Again);
-        assert_eq!(core.start(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
+        assert_eq!(core.start(), [frontier(0, 1, 9)], "the newer commit replaces the failed one");
         core.answered(NOW, |_| CommitOutcome::Done);
         core.request(frontier(0, 2, 3));
         core.request(frontier(0, 1, 11));
@@ -295,7 +295,7 @@ mod tests {
         core.request(CommitRequest { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
         assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
         core.answered(NOW, |_| CommitOutcome::Again);
-        assert_eq!(core.start()[0].passed, [], "tried again, not told again");
+        assert_eq!(core.start()[0].passed, [], "the audit receives a retried commit once");
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
         core.request(frontier(0, 1, 6));
         core.request(frontier(1, 1, 7));
         for _ in 0..5 * REFUSALS_MAX {
-            assert_eq!(core.start().len(), 2, "tried again for as long as it is ours");
+            assert_eq!(core.start().len(), 2, "retried while the partition is owned");
             core.answered(NOW, |_| CommitOutcome::Refused);
             assert_eq!(core.take_given_up(), []);
         }
@@ -322,7 +322,7 @@ mod tests {
         core.start();
         core.answered(NOW, |partition| [CommitOutcome::Refused, CommitOutcome::Again][partition as usize]);
         assert_eq!(core.take_given_up(), [(frontier(0, 1, 6), Some(Offset(5)))]);
-        assert_eq!(core.start(), [frontier(1, 1, 7)], "what may stand yet is tried on");
+        assert_eq!(core.start(), [frontier(1, 1, 7)], "a commit that may still succeed is retried");
     }
 
     #[test]
@@ -337,18 +337,26 @@ mod tests {
         assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);
         core.request(frontier(2, 1, 1));
         core.start();
-        assert_eq!(core.start_read_back(later(5)), [frontier(0, 1, 5), frontier(1, 1, 7)], "2 is out");
+        assert_eq!(
+            core.start_read_back(later(5)),
+            [frontier(0, 1, 5), frontier(1, 1, 7)],
+            "partition 2 is in flight"
+        );
         core.request(frontier(1, 1, 8));
         assert_eq!(core.read_back(later(5), Some(&[0, 1, 2])), 2);
         core.answered(NOW, |_| CommitOutcome::Done);
-        assert_eq!(core.start(), [frontier(0, 1, 5), frontier(1, 1, 8)], "as it stands, or as it goes on");
+        assert_eq!(
+            core.start(),
+            [frontier(0, 1, 5), frontier(1, 1, 8)],
+            "the current or the newer commit is sent"
+        );
         assert_eq!(core.answered(NOW, |_| CommitOutcome::Done), [frontier(1, 1, 8)]);
     }
 
     #[test]
-    fn failed_commits_back_off_up_to_a_bound() {
+    fn failed_commits_back_off_with_bound() {
         let mut core = CommitterCore::default();
-        let longest = |rest: Option<Duration>| rest.expect("a rest");
+        let longest = |rest: Option<Duration>| rest.expect("a backoff");
         // A random of half the step yields the longest wait: the whole step.
         let step = |core: &mut CommitterCore, most: Duration| {
             let rest = longest(core.rest(true, most.as_micros() as u64 / 2));
@@ -369,7 +377,7 @@ mod tests {
         core.start();
         core.unregister(0);
         core.request(frontier(2, 1, 1));
-        assert!(core.start().is_empty(), "one at a time, also when what is out is forgotten");
+        assert!(core.start().is_empty(), "one commit in flight, even if its partition is forgotten");
         assert!(core.answered(NOW, |_| CommitOutcome::Again).is_empty());
         assert_eq!(core.start(), [frontier(1, 1, 7), frontier(2, 1, 1)]);
         assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);

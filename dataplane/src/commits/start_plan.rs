@@ -253,9 +253,9 @@ mod tests {
     fn h11_lost_commit_alarms_without_blocking_others() {
         let topic = known(&[Here(Some(2)), Nothing, Nothing]);
         assert_eq!(plan(&topic, &[0, 1]), go_on(&[1]));
-        assert_eq!(plan(&topic, &[0]), go_on(&[]), "not ours to judge");
+        assert_eq!(plan(&topic, &[0]), go_on(&[]), "a partition of another owner is not checked");
         let new = StartPlan::StartNew { partitions: vec![2], activated: 2 };
-        assert_eq!(plan(&topic, &[0, 1, 2]), new, "a new one beside it begins");
+        assert_eq!(plan(&topic, &[0, 1, 2]), new, "an added partition starts");
     }
 
     #[test]
@@ -267,11 +267,11 @@ mod tests {
             |at, partitions: &[i32]| StartPlan::Find { at, partitions: partitions.to_vec(), activated: 4 };
         assert_eq!(plan(&topic, &[0, 1, 2, 3]), find(OffsetSpec::Earliest, &[1, 3]));
         assert_eq!(plan(&topic, &[0, 2]), find(OffsetSpec::Timestamp(7), &[2]));
-        assert_eq!(plan(&topic, &[0]), go_on(&[]), "the others are another's");
+        assert_eq!(plan(&topic, &[0]), go_on(&[]), "the other partitions have another owner");
     }
 
     #[test]
-    fn h18_open_start_at_end_becomes_a_timestamp() {
+    fn h18_open_start_at_end_becomes_timestamp() {
         let now = TimestampMs(1_700_000_000_123);
         let read = |at| open_start(&open_metadata(None, 4, at, now));
         assert_eq!(read(OffsetSpec::Latest), Some(OffsetSpec::Timestamp(now.0)));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn h17_recreated_topic_starts_whole_at_its_beginning() {
+    fn h17_recreated_topic_starts_at_its_beginning() {
         let topic = known(&[Elsewhere, Nothing, Elsewhere]);
         let (partitions, begins) = (vec![0, 1, 2], ActivationStart::OfRecreated);
         assert_eq!(plan(&topic, &[0, 1]), StartPlan::Activate { partitions, begins });
@@ -307,7 +307,11 @@ mod tests {
         let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
         assert_eq!(committed_in(id(1), &metadata(id(1), 8)), Here(Some(8)));
         assert_eq!(committed_in(id(2), &metadata(id(1), 8)), Elsewhere);
-        assert_eq!(committed_in(id(2), &metadata(None, 8)), Here(Some(8)), "of a time before ids were kept");
+        assert_eq!(
+            committed_in(id(2), &metadata(None, 8)),
+            Here(Some(8)),
+            "metadata written before topic ids were recorded"
+        );
         assert_eq!(committed_in(None, &metadata(id(1), 8)), Here(Some(8)), "of brokers without ids");
         assert_eq!(committed_in(id(1), ""), Here(None));
         assert_eq!(committed_in(id(1), "NoMetadata n=3"), Here(None));

@@ -150,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn com_1_offset_lost_by_group_is_committed_again() {
+    fn com_1_offset_lost_by_group_is_recommitted() {
         let mut core = read_back();
-        assert_eq!(core.start(at(29), idle), [], "before its time");
+        assert_eq!(core.start(at(29), idle), [], "before the interval");
         assert_eq!(core.start(at(30), idle), [frontier(0, 5), frontier(1, 7)]);
-        assert_eq!(core.start(at(90), idle), [], "one read at a time");
+        assert_eq!(core.start(at(90), idle), [], "one read in flight");
         assert_eq!(core.read(at(90), Some(&[1])), [frontier(1, 7)]);
-        assert!(!core.acknowledged(&frontier(1, 7)), "nobody hears of it twice");
+        assert!(!core.acknowledged(&frontier(1, 7)), "reported once");
         assert_eq!(core.start(at(90), idle).len(), 2);
     }
 
@@ -165,16 +165,20 @@ mod tests {
         let mut core = read_back();
         assert_eq!(core.start(at(30), |partition| partition == 1), [frontier(0, 5)]);
         core.acknowledged(&frontier(0, 6));
-        assert_eq!(core.read(at(31), Some(&[0, 1])), [], "neither newer commits nor what was not asked for");
+        assert_eq!(
+            core.read(at(31), Some(&[0, 1])),
+            [],
+            "newer commits and unrequested partitions are not rewound"
+        );
         core.forget(0);
         core.acknowledged(&frontier(0, 6));
         core.start(at(60), idle);
         core.forget(0);
-        assert_eq!(core.read(at(61), Some(&[0])), [], "it is not ours any more");
+        assert_eq!(core.read(at(61), Some(&[0])), [], "the partition is no longer owned");
     }
 
     #[test]
-    fn lost_commit_or_failed_read_hastens_next_read() {
+    fn lost_commit_or_failure_hastens_read() {
         let mut core = read_back();
         core.verify_soon(at(2));
         assert_eq!(core.start(at(6), idle), []);
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn mismatch_in_offset_epoch_or_metadata_is_reported() {
+    fn mismatch_of_any_field_is_reported() {
         let stored = |offset: i64, leader_epoch: i32, metadata: &str| {
             let (offset, metadata) = (Offset(offset), metadata.to_owned());
             Some(CommittedOffset { offset, leader_epoch, metadata })
@@ -220,7 +224,7 @@ mod tests {
         assert_eq!(
             mismatched_partitions(ours, 2, &BTreeMap::from(theirs)),
             [0],
-            "where one has no id nobody can tell"
+            "a commit without topic id proves nothing"
         );
     }
 }

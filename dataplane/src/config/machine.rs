@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn lowest_ancestor_limit_applies_in_both_cgroup_versions() {
+    fn lowest_cgroup_ancestor_limit_applies() {
         let folder = tempfile::tempdir().expect("folder");
         let root = folder.path();
         write(root.join("a/memory.max"), "1000\n");

@@ -67,7 +67,7 @@ fn unknown_key_error_names_nearest_key() {
 }
 
 #[test]
-fn variables_of_other_programs_are_ignored_and_named() {
+fn foreign_variables_are_ignored_and_named() {
     let injected = [
         ("LIGHTERMAN_PORT", "tcp://10.0.0.7:9010"),
         ("LIGHTERMAN_SERVICE_HOST", "10.0.0.7"),
@@ -80,14 +80,14 @@ fn variables_of_other_programs_are_ignored_and_named() {
     assert_eq!(settings.foreign_variables, names);
     let shown = settings.effective();
     assert!(shown.contains("# ignored, not ours: LIGHTERMAN_PORT, "), "{shown}");
-    assert!(!shown.contains("10.0.0.7"), "a value of another program may be its secret: {shown}");
+    assert!(!shown.contains("10.0.0.7"), "a foreign value may be a secret: {shown}");
     let odd = load("", &[("LIGHTERMAN_X\nlisten = '0.0.0.0:1'\u{1}", "y")], &[]).expect("settings");
-    let again = load(odd.effective(), &[], &[]).expect("a name stays in its line");
+    let again = load(odd.effective(), &[], &[]).expect("a name does not break its line");
     assert_eq!(again.listen, odd.listen);
 }
 
 #[test]
-fn invalid_value_error_names_key_source_and_fix() {
+fn invalid_value_names_key_source_and_fix() {
     for (file, said) in [
         ("listen = 'here'", "`listen` (from file) is wrong: `here` is no address: write IP:PORT"),
         ("listen = true", "it takes a string"),

@@ -487,7 +487,7 @@ mod tests {
             turns().await;
             assert_eq!(state(&controller), under_way);
             let other = controller.update(id, change(serde_json::json!({"BatchSize": 9}))).await;
-            assert_eq!(other.expect_err("under way").kind, ErrorKind::ResourceInUse);
+            assert_eq!(other.expect_err("in progress").kind, ErrorKind::ResourceInUse);
             host.may_work.add_permits(Semaphore::MAX_PERMITS);
             settled(&controller, id).await;
             assert_eq!(state(&controller), done);
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn drn_1_draining_node_rejects_changes_and_completes_accepted_ones() {
+    async fn drn_1_draining_node_completes_only_accepted_changes() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
@@ -538,9 +538,9 @@ mod tests {
         refused(controller.tag(&arn, BTreeMap::from([("team".to_owned(), "a".to_owned())])));
         refused(controller.untag(&arn, &["team".to_owned()]));
         refused(controller.put_key("LMANOTHER", "a secret"));
-        assert_eq!(controller.get(id).expect("reads go on")["State"], "Disabling");
+        assert_eq!(controller.get(id).expect("reads are served")["State"], "Disabling");
         assert_eq!(controller.list(None, None, 10).0.len(), 1);
-        assert_eq!(host.ran.lock().len(), ran, "nothing new is begun");
+        assert_eq!(host.ran.lock().len(), ran, "no change starts");
         host.may_work.add_permits(Semaphore::MAX_PERMITS);
         settled(&controller, id).await;
         assert_eq!(controller.get(id).expect("there")["State"], "Disabled");
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn interrupted_delete_is_resumed_at_next_start() {
+    async fn interrupted_delete_resumes_at_next_start() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
@@ -559,7 +559,7 @@ mod tests {
         controller.delete(id).expect("accepted");
         host.may_work.close();
         turns().await;
-        assert_eq!(controller.get(id).expect("not gone")["State"], "Deleting");
+        assert_eq!(controller.get(id).expect("still present")["State"], "Deleting");
         drop(controller);
         let controller = controller_on(folder.path(), &Arc::new(RecordingHost::default()));
         controller.resume();
@@ -584,7 +584,7 @@ mod tests {
         settled(&controller, id).await;
         controller.untag(&arn, &["team".to_owned()]).expect("accepted");
         let ran: Vec<usize> = host.ran.lock().iter().map(|mapping| mapping.tags.len()).collect();
-        assert_eq!(ran, [0, 2, 1], "created, chosen, default again; other tags change nothing that runs");
+        assert_eq!(ran, [0, 2, 1], "created, tagged, untagged; other tags do not restart the mapping");
         let reply =
             controller.tag(&arn, BTreeMap::from([("lighterman:on-failure".to_owned(), String::new())]));
         assert_eq!(reply.expect_err("unknown").kind, ErrorKind::InvalidParameterValue);

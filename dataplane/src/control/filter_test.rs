@@ -215,7 +215,7 @@ mod tests {
             "{reply:#}"
         );
         let third = json!({ "Matched": true, "Filter": 1, "KeyFormat": "null", "ValueFormat": "text" });
-        assert_eq!(reply["Results"][2], third, "no JSON: passes, and the format says why");
+        assert_eq!(reply["Results"][2], third, "not JSON: passes, and the format shows it");
         assert_eq!(reply["Results"][7]["ValueFormat"], "not UTF-8");
         assert_eq!(reply["Results"][8]["Matched"], false);
     }

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn request_signed_by_aws_signer_is_accepted() {
+    fn aws_signed_request_is_accepted() {
         let headers = signed(PATH, QUERY, BODY);
         assert_eq!(
             check(&headers, PATH, QUERY, BODY, NOW),

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_store_recovers_without_the_rejected_write() {
+    fn failed_store_recovers_without_rejected_write() {
         let folder = tempfile::tempdir().expect("folder");
         let (mut store, _) = Store::open(folder.path()).expect("opens");
         store.append(&key(0)).expect("durable");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn store_is_private_to_owner_and_one_process() {
+    fn store_is_private_to_one_process() {
         let folder = tempfile::tempdir().expect("folder");
         let (_store, _) = Store::open(folder.path()).expect("opens");
         let mode = fs::metadata(folder.path().join("lighterman.redb")).expect("file").permissions().mode();

@@ -380,7 +380,7 @@ mod tests {
         let most = budget.try_lease(90).expect("room");
         assert!(budget.try_lease(20).is_none());
         let over = budget.try_lease_or_overdraft(20, Overdraft::Inflated).expect("the one overdraft");
-        assert!(budget.try_lease_or_overdraft(20, Overdraft::Inflated).is_none(), "only one at a time");
+        assert!(budget.try_lease_or_overdraft(20, Overdraft::Inflated).is_none(), "one overdraft at a time");
         assert!(budget.try_lease_or_overdraft(20, Overdraft::Payload).is_some(), "for each purpose");
         assert_eq!(budget.leased(), 110);
         drop(over);
@@ -408,7 +408,7 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none());
         assert!(gone.as_mut().now_or_never().is_none());
         assert!(last.as_mut().now_or_never().is_none());
-        assert!(budget.try_lease(1).is_none(), "nobody overtakes");
+        assert!(budget.try_lease(1).is_none(), "a later request does not overtake");
         drop(gone);
         drop(all);
         let first = first.now_or_never().expect("served");
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_overdraft_goes_to_first_waiter_for_it() {
+    fn liv_1_overdraft_goes_to_first_waiter() {
         let budget = MemoryBudget::new(10);
         let most = budget.try_lease(9).expect("room");
         let over = budget.try_lease_or_overdraft(5, Overdraft::Inflated).expect("the overdraft");
@@ -425,18 +425,21 @@ mod tests {
         let mut payload = Box::pin(budget.lease_or_overdraft(6, Overdraft::Payload));
         assert!(room.as_mut().now_or_never().is_none());
         assert!(budget.has_waiters());
-        let payload = payload.as_mut().now_or_never().expect("another purpose, its overdraft is there");
+        let payload = payload.as_mut().now_or_never().expect("the overdraft of another purpose is free");
         let mut first = Box::pin(budget.lease_or_overdraft(7, Overdraft::Inflated));
         let mut second = Box::pin(budget.lease_or_overdraft(4, Overdraft::Inflated));
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         drop(over);
-        let first = first.now_or_never().expect("past the one who waits for room");
-        assert!(budget.try_lease_or_overdraft(1, Overdraft::Inflated).is_none(), "it is out again");
+        let first = first.now_or_never().expect("served before the waiter for free bytes");
+        assert!(
+            budget.try_lease_or_overdraft(1, Overdraft::Inflated).is_none(),
+            "the overdraft is in use again"
+        );
         assert!(second.as_mut().now_or_never().is_none(), "one at a time");
         drop((first, payload));
-        let second = second.now_or_never().expect("in its turn");
-        assert!(room.as_mut().now_or_never().is_none(), "no overdraft is for it");
+        let second = second.now_or_never().expect("served in order");
+        assert!(room.as_mut().now_or_never().is_none(), "a plain request gets no overdraft");
         drop((second, most));
         assert_eq!(room.now_or_never().expect("room").bytes(), budget.leased());
     }
@@ -448,7 +451,7 @@ mod tests {
         let mut large = Box::pin(budget.lease(8));
         let mut small = Box::pin(budget.lease(4));
         assert!(large.as_mut().now_or_never().is_none());
-        assert!(small.as_mut().now_or_never().is_none(), "nobody overtakes");
+        assert!(small.as_mut().now_or_never().is_none(), "a later request does not overtake");
         drop(large);
         assert!(small.now_or_never().is_some());
         assert!(!budget.has_waiters());
@@ -468,9 +471,9 @@ mod tests {
         }
         let mut last = line.pop().expect("three");
         line.clear();
-        assert_eq!(waiting(&budget), 2, "those who wait");
+        assert_eq!(waiting(&budget), 2, "waiting requests");
         drop(over);
-        let last = last.as_mut().now_or_never().expect("the only one left who can take it");
+        let last = last.as_mut().now_or_never().expect("the remaining waiter is served");
         drop((front, last, most));
         assert_eq!((budget.leased(), waiting(&budget)), (0, 0));
     }

@@ -116,7 +116,7 @@ mod tests {
         let (second, second_got) = inbox();
         let held = slots.take(0, &first).expect("free");
         assert!(slots.take(1, &first).is_none());
-        assert!(slots.take(1, &first).is_none(), "asking twice is one place in line");
+        assert!(slots.take(1, &first).is_none(), "a repeated request waits once");
         assert!(slots.take(2, &second).is_none());
         drop(held);
         assert_eq!((first_got.lock().len(), second_got.lock().len(), slots.in_use()), (1, 0, 1));
@@ -133,6 +133,6 @@ mod tests {
         held.truncate(1);
         assert!(slots.take(9, &grant).is_none());
         held.clear();
-        assert_eq!(slots.in_use(), 1, "the one in line got it");
+        assert_eq!(slots.in_use(), 1, "the waiter was granted the slot");
     }
 }

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn external_text_is_truncated_at_char_boundary() {
+    fn external_text_truncated_at_char_boundary() {
         let long = "ü".repeat(WHY_BYTES_MAX);
         assert_eq!(bounded(&long).len(), WHY_BYTES_MAX);
         assert_eq!(bounded(&format!("x{long}")).len(), WHY_BYTES_MAX - 1);

@@ -120,7 +120,7 @@ mod tests {
         }
 
         #[test]
-        fn message_is_dropped_after_exactly_the_configured_attempts(
+        fn message_dropped_after_configured_attempts(
             most in 1u32..20, class in class(), random: u64
         ) {
             let tries = NonZeroU32::new(most).expect("from 1");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_message_is_replaced_by_smaller_form() {
+    fn oversized_message_takes_smaller_form() {
         for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
             let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure, MessageForm::Whole);
             assert_eq!(core.failed(ErrorClass::Poison, Moment::from_micros(0), 7), NextTry::SendSmaller);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn backoff_doubles_and_starts_long_for_fatal_errors() {
+    fn backoff_starts_long_for_fatal_errors() {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         // The largest random number below the step gives the step's longest delay.
         let wait = |class, tries: u32, step: u32| {

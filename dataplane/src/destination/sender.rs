@@ -320,7 +320,7 @@ mod tests {
         let record: Value = serde_json::from_str(body).expect("JSON");
         let info = &record["KafkaBatchInfo"]["recordsInfo"]["t-3"];
         assert_eq!((&info["firstRecordOffset"], &info["lastRecordOffset"]), (&"10".into(), &"11".into()));
-        assert_eq!(dead_letters.budget.leased(), 0, "MEM-1: the letter's lease is back");
+        assert_eq!(dead_letters.budget.leased(), 0, "MEM-1: the dead letter's lease is returned");
     }
 
     #[tokio::test]
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_large_message_is_sent_without_payload() {
+    async fn oversized_message_is_sent_without_payload() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().push_back(too_large());
         let (dead_letter_request, _keep) = dead_letter_request();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_too_large_smallest_form_is_held_or_dropped() {
+    async fn alo_1_oversized_smallest_form_held_or_dropped() {
         let refusals = [
             ("arn:aws:sqs:eu-west-1:000000000000:q", 5),
             ("arn:aws:sns:eu-west-1:000000000000:n", 5),
@@ -376,7 +376,7 @@ mod tests {
                 assert_eq!(
                     post.taken.lock().len(),
                     1,
-                    "{what} to {destination}: acknowledged is what arrived"
+                    "{what} to {destination}: only the accepted message is acknowledged"
                 );
 
                 post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
@@ -384,7 +384,11 @@ mod tests {
                 let buried =
                     dead_letters(&post, destination, true).send_dead_letter(dead_letter_request).await;
                 assert_eq!(buried, DeadLetterResult::Dropped, "{what} to {destination}");
-                assert_eq!(post.taken.lock().len(), 1, "{what} to {destination}: nothing more has arrived");
+                assert_eq!(
+                    post.taken.lock().len(),
+                    1,
+                    "{what} to {destination}: no further message has arrived"
+                );
             }
         }
     }
@@ -404,7 +408,7 @@ mod tests {
         );
         let taken = post.taken.lock();
         let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
-        assert_eq!(messages.len(), 2, "all of them, not none");
+        assert_eq!(messages.len(), 2, "all records are sent");
     }
 
     #[tokio::test]
@@ -436,7 +440,7 @@ mod tests {
             &self,
             failure_message: FailureMessage,
         ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
-            let call = self.calls.lock().pop_front().expect("no call after it was stopped");
+            let call = self.calls.lock().pop_front().expect("no call after the stop");
             Box::pin(async move {
                 match call.await.expect("an answer") {
                     Some(error) => Err(Box::new(UndeliveredMessage { error, rest: failure_message })),
@@ -462,8 +466,8 @@ mod tests {
             let mut buried = dead_letters.send_dead_letter(dead_letter_request);
             assert!(futures::poll!(&mut buried).is_pending());
             drop(keep);
-            assert!(futures::poll!(&mut buried).is_pending(), "it may have arrived");
-            reply.send(answer).expect("the call is there");
+            assert!(futures::poll!(&mut buried).is_pending(), "the message may have arrived");
+            reply.send(answer).expect("the call waits for its reply");
             assert_eq!(buried.await, expected);
         }
     }

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batch_key_is_independent_of_range_order() {
+    fn batch_key_ignores_range_order() {
         let range = |first, end| OffsetRange { first: Offset(first), end: Offset(end) };
         let key = batch_key("t", &[(0, range(1, 5)), (3, range(0, 2))]);
         assert_eq!(key, batch_key("t", &[(3, range(0, 2)), (0, range(1, 5))]));

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_200_with_function_error_is_a_failure() {
+    fn function_error_with_200_is_failure() {
         let verdict = answer(200, Some("Unhandled"), r#"{"errorType":"ValueError","errorMessage":"no"}"#);
         assert_eq!(
             verdict,
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_error_without_proof_of_no_run_is_unknown() {
+    fn own_1_possibly_executed_error_is_unknown() {
         for (status, kind) in [
             (500, None),
             (500, Some("ServiceException")),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn long_messages_are_truncated_at_a_character_boundary() {
+    fn long_message_truncated_at_char_boundary() {
         let text = "é".repeat(2000);
         let verdict = answer(200, Some("Unhandled"), &format!(r#"{{"errorMessage":"{text}"}}"#));
         let InvocationOutcome::FunctionError { message, .. } = verdict else { panic!("{verdict:?}") };

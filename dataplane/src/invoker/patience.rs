@@ -128,11 +128,7 @@ mod tests {
             WaitDecision::Until(at(252)),
             "raised meanwhile"
         );
-        assert_eq!(
-            wait.look(at(252), sent, true, &timeout),
-            WaitDecision::GiveUp,
-            "asked since it was doubted"
-        );
+        assert_eq!(wait.look(at(252), sent, true, &timeout), WaitDecision::GiveUp, "queried after the doubt");
     }
 
     #[test]
@@ -143,7 +139,7 @@ mod tests {
         timeout.told(seconds(1), at(130), at(132));
         assert!(
             matches!(wait.look(at(600), sent, true, &timeout), WaitDecision::Until(_)),
-            "asked before the doubt"
+            "queried before the doubt"
         );
         assert_eq!(wait.look(at(1030), sent, true, &timeout), WaitDecision::GiveUp);
 

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_backoff_doubles_up_to_cap_until_function_answers() {
+    fn liv_1_backoff_doubles_to_cap_until_answer() {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         for verdict in [throttled(), refused()] {
             let mut setbacks = SetbackCounts::default();
@@ -172,9 +172,9 @@ mod tests {
             };
             let waits: Vec<u64> = (0..10).map(|_| wait(&verdict, 3)).collect();
             assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
-            assert_eq!(wait(&verdict, 4), 200, "another partition's row is its own");
+            assert_eq!(wait(&verdict, 4), 200, "each partition has its own series");
             wait(&InvocationOutcome::Withheld, 3);
-            assert_eq!(wait(&verdict, 3), 30_000, "what was held back is nobody's word");
+            assert_eq!(wait(&verdict, 3), 30_000, "a withheld invocation does not end the series");
             wait(&failed(), 3);
             assert_eq!(wait(&verdict, 3), 200);
         }
@@ -186,10 +186,10 @@ mod tests {
         let mut after =
             |verdict: &InvocationOutcome, epoch| setbacks.after(verdict, std::iter::once((3, Epoch(epoch))));
         assert_eq!([after(&refused(), 1), after(&refused(), 1), after(&refused(), 1)], [1, 2, 3]);
-        assert_eq!(after(&throttled(), 2), 1, "a new owner begins anew");
-        assert_eq!(after(&refused(), 1), 1, "late: nobody's row");
+        assert_eq!(after(&throttled(), 2), 1, "a new epoch starts a new series");
+        assert_eq!(after(&refused(), 1), 1, "late: no series is affected");
         assert_eq!(after(&failed(), 1), 0);
-        assert_eq!(after(&throttled(), 2), 2, "neither ended nor lengthened by what came late");
+        assert_eq!(after(&throttled(), 2), 2, "a late outcome neither ends nor extends the series");
         setbacks.forget(3, Epoch(1));
         assert_eq!(setbacks.after(&throttled(), std::iter::once((3, Epoch(2)))), 3);
         setbacks.forget(3, Epoch(2));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_outcome_waits_for_deadline_and_backs_off() {
+    fn unknown_outcome_backs_off_past_deadline() {
         let now = Moment::from_micros(5);
         let until = Moment::from_micros(60_000_000);
         let unknown = InvocationOutcome::Unknown { message: String::new() };

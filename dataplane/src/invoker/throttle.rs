@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_follows_function_capacity_down_and_up() {
+    fn limit_follows_function_capacity_both_ways() {
         let mut model = FunctionModel::new(200);
         model.run(60, 40, 0.0);
         model.run(120, 40, 0.0);
@@ -152,7 +152,7 @@ mod tests {
         assert!(model.throughput(120) >= 0.9 * 400.0, "{} of 400 a second", model.throughput(120));
         assert!(throttled <= 0.12, "{throttled} throttled");
         model.run(90, 1000, 0.0);
-        assert!(model.control.limit() > 100, "grows again: {}", model.control.limit());
+        assert!(model.control.limit() > 100, "the limit grows again: {}", model.control.limit());
     }
 
     #[test]

@@ -115,7 +115,7 @@ mod tests {
         let mut book = DialBook::default();
         assert_eq!(book.begin(&broker("a"), at(0)), Duration::ZERO);
         assert_eq!(book.begin(&broker("a"), at(40)), Duration::from_millis(60));
-        assert_eq!(book.begin(&broker("a"), at(40)), Duration::from_millis(160), "behind the one before");
+        assert_eq!(book.begin(&broker("a"), at(40)), Duration::from_millis(160), "after the previous dial");
         assert_eq!(book.begin(&broker("b"), at(40)), Duration::ZERO, "each for itself");
         assert_eq!(book.begin(&broker("a"), at(900)), Duration::ZERO);
     }
@@ -160,15 +160,15 @@ mod tests {
 
     async fn first(names: &[&'static str]) -> Result<&'static str, Option<&'static str>> {
         let dialled = dial_first(names.iter().copied(), PATIENCE, dial);
-        timeout(Duration::from_secs(60), dialled).await.expect("one that says nothing holds nobody up")
+        timeout(Duration::from_secs(60), dialled).await.expect("a silent candidate does not block")
     }
 
     #[tokio::test]
     async fn silent_candidate_does_not_block_others() {
         assert_eq!(first(&["silent", "silent", "0"]).await, Ok("0"));
         assert_eq!(first(&["silent", "refuses", "1"]).await, Ok("1"));
-        assert_eq!(first(&["5", "silent"]).await, Ok("5"), "one that is slow may still win");
-        assert_eq!(first(&["500", "0"]).await, Ok("0"), "the first one that is open");
+        assert_eq!(first(&["5", "silent"]).await, Ok("5"), "a slow candidate may still win");
+        assert_eq!(first(&["500", "0"]).await, Ok("0"), "the first open connection wins");
         assert_eq!(first(&["refuses", "refuses"]).await, Err(Some("refuses")));
         assert_eq!(first(&[]).await, Err(None));
     }

@@ -39,7 +39,7 @@ mod tests {
         assert_eq!(
             parting(Some(0), -1),
             LogDivergence::Recreated,
-            "a beginning costs repeats, an end would cost records"
+            "a restart repeats records, the log end would lose them"
         );
         assert_eq!(parting(None, 7), LogDivergence::Unfounded);
     }

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn response_of_every_version_passes_and_truncated_fails() {
+    fn truncated_response_of_any_version_fails() {
         for (api, min, max) in SPOKEN {
             for version in *min..=*max {
                 let bytes = encoded(&reply(*api, version), version);

@@ -128,7 +128,7 @@ mod tests {
     const LONGEST: u64 = 1_000_000;
 
     #[test]
-    fn waiting_partitions_are_looked_up_together_with_backoff() {
+    fn waiting_partitions_share_lookups_with_backoff() {
         let mut waiting = WaitingStarts::default();
         waiting.wait(because(0..1000, "no leader"), at(0), LONGEST);
         waiting.again([1000], at(9));
@@ -161,7 +161,7 @@ mod tests {
         waiting.retain(|partition| partition == 8);
         assert_eq!(waiting.text().as_deref(), Some("partition 8 cannot start and is retried. no broker"));
         waiting.wait(because((0..5_000).map(|number| 2 * number), "no leader"), at(0), 0);
-        let text = waiting.text().expect("they wait");
+        let text = waiting.text().expect("partitions wait");
         assert!(text.starts_with("partitions 0, 2, 4, 6, 8, 10, 12, 14, and 4992 more cannot"), "{text}");
     }
 }

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mapping_series_exist_while_a_handle_is_held() {
+    fn mapping_series_end_with_last_handle() {
         let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_gauge_is_omitted_and_infinite_is_rendered() {
+    fn unknown_gauge_is_omitted_infinite_rendered() {
         let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn histogram_counts_value_under_every_bound_above_it() {
+    fn histogram_buckets_are_cumulative() {
         let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {

@@ -346,12 +346,12 @@ mod tests {
         for _ in 0..50 {
             assert_eq!(awaited(&pressed.wake(None)), Some(bytes));
         }
-        assert_eq!(pressed.inflations(), 1, "to know its size");
+        assert_eq!(pressed.inflations(), 1, "decompressed once, for its size");
         let budget = pressed.budget.clone();
         let mut line = Box::pin(budget.lease_or_overdraft(bytes, Overdraft::Inflated));
         assert!(line.as_mut().now_or_never().is_none());
         drop(over);
-        let granted = line.now_or_never().expect("woken by what came back");
+        let granted = line.now_or_never().expect("served by the returned bytes");
         assert!(is_offered(&pressed.wake(Some(granted))));
         assert_eq!(pressed.inflations(), 2);
         assert_eq!(pressed.budget.leased(), LIMIT + bytes);
@@ -369,7 +369,7 @@ mod tests {
         let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
         pressed.others.shrink_to(LIMIT - bytes);
         let little = pressed.budget.try_lease(bytes - 1).expect("room");
-        assert_eq!(awaited(&pressed.wake(Some(little))), Some(bytes), "asks again");
+        assert_eq!(awaited(&pressed.wake(Some(little))), Some(bytes), "requested again");
         drop(over);
         pressed.step(None, |core, context| core.drain(NOW, context));
         let late = pressed.budget.try_lease(bytes).expect("room");
@@ -418,7 +418,7 @@ mod tests {
         for target in [100, 100_000] {
             let (mut pressed, frame_bytes, (seq, end, records)) = stocked(target);
             pressed.step(None, PartitionCore::give_back);
-            assert_eq!(pressed.budget.leased(), frame_bytes, "what is offered is let alone");
+            assert_eq!(pressed.budget.leased(), frame_bytes, "offered records are kept");
             let until = NOW + std::time::Duration::from_secs(5);
             let again = |pressed: &mut PressedPartition, seq, ticket| {
                 pressed.step(None, |core, context| {
@@ -430,11 +430,15 @@ mod tests {
             let effects = pressed.step(None, PartitionCore::give_back);
             assert!(effects.iter().any(|effect| matches!(effect, PartitionEffect::Pause)), "{effects:?}");
             assert_eq!((pressed.core.position(), pressed.core.buffered_bytes()), (Offset(8), 0));
-            assert!(pressed.budget.leased() < frame_bytes / 2, "only what is tried again is held");
+            assert!(pressed.budget.leased() < frame_bytes / 2, "only records to retry are held");
             for ticket in 2..5 {
                 let effects = pressed.step(None, |core, context| core.wake(until, context));
-                let (seq, _, same) = offered(&effects).expect("the same again");
-                assert_eq!((&same, wanted(&effects)), (&records, None), "nothing is fetched to lie there");
+                let (seq, _, same) = offered(&effects).expect("the same records are offered");
+                assert_eq!(
+                    (&same, wanted(&effects)),
+                    (&records, None),
+                    "no fetch before the records are needed"
+                );
                 let effects = again(&mut pressed, seq, ticket);
                 assert_eq!(wanted(&effects), None);
             }
@@ -444,7 +448,7 @@ mod tests {
                 core.sealed(seq, end, BatchId(9), context);
                 core.resolved(NOW, BatchId(9), BatchResolution::Delivered, context)
             });
-            assert_eq!(wanted(&effects), Some(Offset(8)), "ALO-1: now it can be used");
+            assert_eq!(wanted(&effects), Some(Offset(8)), "ALO-1: the records are fetched again");
             assert_eq!(pressed.budget.leased(), 0);
         }
     }

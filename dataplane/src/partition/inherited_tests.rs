@@ -113,8 +113,8 @@ fn alo_1_progress_of_truncated_records_not_applied_to_replacements() {
         successor.acknowledge(1);
         (successor.in_work(), successor.core.work().attempts_used, successor.count(Outcome::ResolvedEarlier))
     };
-    assert_eq!(first_offer(3), (vec![0], 2, 1), "as they were left");
-    assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records: nobody has tried them");
+    assert_eq!(first_offer(3), (vec![0], 2, 1), "progress is inherited");
+    assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records without any attempt");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn alo_1_records_resolved_beyond_retention_loss_not_retried() {
     }
     let counted =
         [Outcome::Lost, Outcome::ResolvedEarlier, Outcome::Exhausted].map(|outcome| successor.count(outcome));
-    assert_eq!(counted, [1, 4, 0], "only the first record is gone");
+    assert_eq!(counted, [1, 4, 0], "only the first record is lost");
     assert_eq!(successor.in_work(), [5]);
 }
 
@@ -137,7 +137,7 @@ fn alo_1_records_resolved_beyond_retention_loss_not_retried() {
 fn liv_1_inherited_batch_starts_partial_when_rest_lost() {
     let mut successor = NextOwner::of(Some(failed_together(5, 1)), FailureHandling::default());
     successor.fetch(&batch(0, 2, 0).into());
-    assert!(!successor.core.work().exclusive, "the rest may come");
+    assert!(!successor.core.work().exclusive, "the rest may still arrive");
     successor.find_log_between(9, 12);
     let work = successor.core.work();
     assert_eq!((successor.in_work(), work.attempts_used, work.exclusive), (vec![0, 1], 1, true));
@@ -158,13 +158,13 @@ fn alo_1_h17_log_ending_before_position_restarts_once() {
     );
     for late in [successor.step(|core, _| core.parted()), successor.step(|core, _| core.diverged(Offset(2)))]
     {
-        assert!(late.is_empty(), "it has ended: {late:?}");
+        assert!(late.is_empty(), "the partition has ended: {late:?}");
     }
     let mut draining = NextOwner::of(None, FailureHandling::default());
     draining.fetch(&batch(0, 9, 0).into());
     draining.step(|core, context| core.drain(NOW, context));
     for late in [draining.step(|core, _| core.parted()), draining.step(|core, _| core.diverged(Offset(2)))] {
-        assert!(late.is_empty(), "DRN-1: it says that it has drained, and nothing before: {late:?}");
+        assert!(late.is_empty(), "DRN-1: only the drain is reported: {late:?}");
     }
 }
 
@@ -203,11 +203,7 @@ fn com_1_mem_1_h17_late_result_after_log_replacement_commits_nothing() {
             matches!(effects.last(), Some(PartitionEffect::StartNewLog | PartitionEffect::Restart { .. })),
             "{effects:?}"
         );
-        assert_eq!(
-            Arc::strong_count(&hold),
-            1,
-            "the function may run for long: nobody needs its records here"
-        );
+        assert_eq!(Arc::strong_count(&hold), 1, "a running invocation does not keep records in memory");
         assert_eq!(successor.core.buffered_bytes(), 0);
         let late = successor
             .step(|core, context| core.resolved(NOW, BatchId(1), BatchResolution::Delivered, context));
@@ -230,7 +226,7 @@ fn com_1_h17_late_dead_letter_after_log_replacement_commits_nothing() {
                 PartitionEffect::DeadLetter { ticket, .. } => Some(*ticket),
                 _ => None,
             });
-            let ticket = sent.expect("its attempts are used up");
+            let ticket = sent.expect("its attempts are exhausted");
             let effects = end(&mut successor);
             assert!(
                 effects.iter().any(|effect| matches!(effect, PartitionEffect::CancelDeadLetter { .. })),

@@ -404,7 +404,7 @@ impl PartitionModel {
                 .map(|(at, _)| *at)
                 .take(offsets.len())
                 .collect();
-            assert_eq!(offsets, expected, "ORD-1: exactly the next ones");
+            assert_eq!(offsets, expected, "ORD-1: exactly the next offsets");
             self.delivered.extend(&offsets);
         }
         self.attempts.push((offsets, good));
@@ -463,7 +463,7 @@ proptest! {
         prop_assert_eq!(world.core.ledger().count(Outcome::Oversized), oversized as u64);
         let filtered = world.log.refused.0.len();
         prop_assert_eq!(world.core.ledger().count(Outcome::Filtered), filtered as u64);
-        prop_assert_eq!(world.outcomes.len() as i64, world.log.end, "every offset was told");
+        prop_assert_eq!(world.outcomes.len() as i64, world.log.end, "every offset has an outcome");
         // After a failure exactly the same records are retried.
         for pair in world.attempts.windows(2) {
             if !pair[0].1 {
@@ -473,7 +473,7 @@ proptest! {
     }
 
     #[test]
-    fn drn_1_a_drain_ends_and_leaves_nothing_behind(
+    fn drn_1_drain_ends_leaving_nothing_behind(
         log in any_filtered_log(),
         steps in prop::collection::vec((0u8..7, 1usize..4), 0..60),
         good in any::<bool>(),
@@ -496,7 +496,7 @@ proptest! {
         prop_assert!(world.drained);
         prop_assert!(world.offered.is_none() || world.flying.is_none());
         world.fetch(2);
-        prop_assert!(world.wanted.is_none(), "a drained partition asks for nothing");
+        prop_assert!(world.wanted.is_none(), "a drained partition requests no fetch");
     }
 }
 
@@ -535,7 +535,7 @@ fn liv_1_filtered_range_committed_without_invocation() {
         world.fetch(3);
         assert!(world.offered.is_none(), "nothing to invoke with");
         world.acknowledge();
-        assert!(world.committed > before, "every fetch moves it on, from {before}");
+        assert!(world.committed > before, "every fetch advances the commit, from {before}");
         before = world.committed;
     }
     assert_eq!((world.attempts.len(), world.core.ledger().count(Outcome::Filtered)), (0, 40));
@@ -549,17 +549,13 @@ fn com_1_filtered_records_after_undelivered_one_wait() {
     assert_eq!(
         world.commits,
         [],
-        "2 is offered, not delivered: what is filtered before it waits for its commit"
+        "2 is offered, not delivered: filtered records before it wait for its commit"
     );
     world.seal();
     world.answer(false);
     world.tick();
     world.acknowledge();
-    assert_eq!(
-        world.committed,
-        Offset(2),
-        "the attempt is on record: at 2, not behind what is filtered after it"
-    );
+    assert_eq!(world.committed, Offset(2), "the attempt is recorded at 2, not after the filtered records");
     world.seal();
     world.answer(true);
     world.acknowledge();
@@ -580,7 +576,7 @@ fn filtered_record_costs_no_allocation() {
         let counted = allocation_counter::measure(|| {
             buffer.grow(&mut cut, reach, &PlainTools, &refusing, &mut PlainTools);
         });
-        assert_eq!((cut.excluded.len(), cut.range.end), (1, Offset(count)), "one range, whatever it holds");
+        assert_eq!((cut.excluded.len(), cut.range.end), (1, Offset(count)), "one range, whatever its length");
         counted.count_total
     };
     assert_eq!(refuse(1_000), refuse(1));

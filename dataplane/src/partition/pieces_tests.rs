@@ -175,7 +175,7 @@ impl PieceDriver {
             if let Some(offer) = self.offer.take() {
                 return offer;
             }
-            let position = self.wanted.take().expect("it goes on");
+            let position = self.wanted.take().expect("the next fetch is requested");
             self.fetch(position);
         }
     }
@@ -305,7 +305,10 @@ fn mem_1_alo_1_batch_released_between_pieces_delivered_once() {
     let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
     let (seq, cut) = driver.next_offer();
     let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
-    assert!((1..40).contains(&end.0) && driver.core.buffered_bytes() > 0, "in the midst of it: {end}");
+    assert!(
+        (1..40).contains(&end.0) && driver.core.buffered_bytes() > 0,
+        "a piece ends within the batch: {end}"
+    );
     drop(cut);
     driver.step(None, |core, now, context| {
         assert!(core.sealed(seq, end, BatchId(1_000), context));

@@ -155,7 +155,7 @@ impl PolicyModel {
             PartitionEffect::Offer(Offer { seq, cut, expires, .. }) => {
                 assert!(
                     self.flying.is_none() && self.dead_letter_request.is_none(),
-                    "SLT-1: one thing at a time"
+                    "SLT-1: one invocation or dead letter at a time"
                 );
                 assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
                 let first = cut.walk().next().expect("a record").offset;
@@ -163,7 +163,7 @@ impl PolicyModel {
                 assert_eq!(self.core.ledger().open_in(before), [], "ORD-1");
                 for offset in offsets(&cut).into_iter().map(Offset) {
                     let one = OffsetRange { first: offset, end: offset.next() };
-                    assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: tried though it has ended");
+                    assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: invoked despite an outcome");
                     assert!(!self.promised.contains(&offset.0), "{offset} was to be skipped before");
                 }
                 let before = self.offered.replace(ShownOffer { seq, cut, expires });
@@ -197,7 +197,7 @@ impl PolicyModel {
             | PartitionEffect::PollSoon
             | PartitionEffect::Log(_) => {}
             PartitionEffect::DeadLetterRaw { .. } | PartitionEffect::ContinueSoon => {
-                panic!("all of it can be read, and is not inflated in turns")
+                panic!("all records are readable without decompression in turns")
             }
             PartitionEffect::Restart { .. } | PartitionEffect::StartNewLog => panic!("nothing was truncated"),
         }
@@ -308,7 +308,7 @@ impl PolicyModel {
         self.next_batch += 1;
         if let Some(age_max) = self.policy.record_age_max {
             let old = cut.walk().find(|record| is_expired(record, age_max, self.wall));
-            assert!(old.is_none(), "too old to be sent, at {}: {old:?}", self.wall.0);
+            assert!(old.is_none(), "an expired record was sent, at {}: {old:?}", self.wall.0);
         }
         self.step(|core, _, context| {
             assert!(core.sealed(seq, end, batch, context));
@@ -369,7 +369,7 @@ impl PolicyModel {
             for passed in passed {
                 for offset in passed.range.first.0..passed.range.end.0 {
                     let before = self.outcomes.insert(offset, passed.outcome);
-                    assert_eq!(before, None, "ALO-1: {offset} ended twice");
+                    assert_eq!(before, None, "ALO-1: {offset} resolved twice");
                 }
             }
         }
@@ -423,7 +423,7 @@ impl PolicyModel {
         assert_eq!(self.core.ledger().frontier(), self.committed.0);
         for offset in std::mem::take(&mut self.promised).into_iter().map(Offset) {
             let one = OffsetRange { first: offset, end: offset.next() };
-            assert_eq!(self.core.ledger().open_in(one), [], "promised, and left to the next owner");
+            assert_eq!(self.core.ledger().open_in(one), [], "an accepted skip was left to the next owner");
         }
         self.drained = false;
         if let Some(refusing) = refusing {
@@ -630,7 +630,7 @@ fn expiry_while_offered_leaves_younger_records() {
     assert_eq!(world.outcomes, BTreeMap::from([(0, Outcome::Expired), (1, Outcome::Expired)]));
     world.take(PolicyStep::Acknowledge);
     world.take(PolicyStep::Seal);
-    assert_eq!(offsets(&world.flying.as_ref().expect("the young ones").1), [2, 3, 4]);
+    assert_eq!(offsets(&world.flying.as_ref().expect("the younger records").1), [2, 3, 4]);
 }
 
 /// One wake-up is scheduled at a time, however many offers are made before it.
@@ -674,10 +674,10 @@ fn alo_1_offer_grown_after_seal_is_not_delivered() {
     for step in [PolicyStep::SealEarlier, PolicyStep::Answer, PolicyStep::Acknowledge] {
         world.take(step);
     }
-    assert_eq!((world.committed.0, world.outcomes.len()), (Offset(5), 5), "what was sealed, and no more");
+    assert_eq!((world.committed.0, world.outcomes.len()), (Offset(5), 5), "only the sealed records");
     world.take(PolicyStep::Acknowledge);
     world.take(PolicyStep::Seal);
-    assert_eq!(offsets(&world.flying.as_ref().expect("the rest").1), [5, 6, 7]);
+    assert_eq!(offsets(&world.flying.as_ref().expect("the remaining records").1), [5, 6, 7]);
 }
 
 #[test]
@@ -725,7 +725,7 @@ fn alo_1_mixed_batch_failure_retries_records_alone() {
     world.resolve(|_, _| BatchResolution::Failed { mixed: true, failure: failure(), again_at });
     world.take(PolicyStep::Acknowledge);
     world.take(PolicyStep::Tick);
-    assert!(world.core.work().exclusive && world.offered.is_some(), "tried again, alone");
+    assert!(world.core.work().exclusive && world.offered.is_some(), "retried alone");
     world.finish();
     assert!(world.outcomes.values().all(|outcome| *outcome == Outcome::Delivered), "{:?}", world.outcomes);
 }
@@ -738,7 +738,7 @@ fn records_expire_before_and_between_attempts() {
             FailureHandling { record_age_max: age_max, has_destination, ..FailureHandling::default() };
         let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
         world.take(PolicyStep::Answer);
-        assert_eq!(world.outcomes.len(), 0, "young: tried again without end");
+        assert_eq!(world.outcomes.len(), 0, "below the age limit: retried without limit");
         // Their timestamps are 0.
         world.wall = TimestampMs(60_001);
         world.finish();
@@ -749,7 +749,7 @@ fn records_expire_before_and_between_attempts() {
 }
 
 #[test]
-fn single_record_too_large_for_endpoint_given_up() {
+fn oversized_single_record_is_given_up() {
     for (has_destination, expected) in [(false, Outcome::Oversized), (true, Outcome::DeadLettered)] {
         let policy = FailureHandling { has_destination, ..FailureHandling::default() };
         let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
@@ -777,7 +777,7 @@ fn stopped_dead_letter_backs_off_before_resending() {
     assert!(world.dead_letter_request.is_some());
     world.take(PolicyStep::Bury(DeadLetterResult::Stopped));
     world.step(PartitionCore::wake);
-    assert!(world.dead_letter_request.is_none(), "not at once: whatever ends it may end the next as fast");
+    assert!(world.dead_letter_request.is_none(), "not at once: the next may stop as fast");
     world.now = world.now + crate::messages::unreadable::READ_RETRY_DELAY;
     world.step(PartitionCore::wake);
     assert!(world.dead_letter_request.is_some());
@@ -807,7 +807,7 @@ fn given_up_records_keep_error_across_handover() {
     world.take(PolicyStep::Acknowledge);
     world.take(PolicyStep::HandOver);
     world.take(PolicyStep::Fetch);
-    assert!(world.dead_letter_request.is_some(), "on its way again");
+    assert!(world.dead_letter_request.is_some(), "the dead letter is sent again");
     assert_eq!(world.core.work().last, Some(failure()));
 }
 
@@ -825,7 +825,7 @@ fn skip_kept_when_attempt_splits_batch() {
     }
     assert_eq!(offsets(&world.flying.as_ref().expect("the second half").1), [2, 3, 4]);
     world.take(PolicyStep::Skip(4));
-    assert!(!world.outcomes.contains_key(&4), "the attempt under way comes first");
+    assert!(!world.outcomes.contains_key(&4), "the attempt in flight completes first");
     world.fails.insert(3, 1);
     world.finish();
     assert_eq!((world.outcomes[&4], world.outcomes[&3]), (Outcome::Skipped, Outcome::Delivered));
@@ -890,7 +890,7 @@ fn newly_passing_record_tried_despite_exhausted_neighbours() {
     world.take(PolicyStep::Refilter(BTreeSet::new()));
     world.finish();
     assert_eq!((world.outcomes[&0], world.outcomes[&1]), (Outcome::Exhausted, Outcome::Exhausted));
-    assert_eq!(world.tries.get(&1), Some(&1), "not given up for what others did");
+    assert_eq!(world.tries.get(&1), Some(&1), "not given up for failures of others");
 }
 
 #[test]

@@ -47,7 +47,7 @@ mod tests {
     const MAPPING: MappingId = MappingId(uuid::Uuid::nil());
 
     #[test]
-    fn own_1_revoked_epoch_starts_no_invocation_in_race() {
+    fn own_1_revoked_epoch_starts_no_racing_invocation() {
         let now = Moment::from_micros(1);
         let run: LongestRun = Arc::new(|_| Duration::from_secs(60));
         for round in 0..2_000 {
@@ -65,7 +65,10 @@ mod tests {
                 epochs.end(0);
                 (in_flight.running_over(MAPPING, now).is_empty(), begins.join().expect("no panic"))
             });
-            assert!(!(was_clear && flight.is_some()), "round {round}: it began after the look");
+            assert!(
+                !(was_clear && flight.is_some()),
+                "round {round}: the invocation started after the check"
+            );
             assert!(epochs.enter(0, Epoch(1), || Some(())).is_none());
         }
     }

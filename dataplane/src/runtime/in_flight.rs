@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_entries_are_pruned_without_being_queried() {
+    fn expired_entries_are_pruned_without_query() {
         let registry = InFlight::default();
         let mut now = Moment::from_micros(10);
         let minute = Duration::from_secs(60);
@@ -192,7 +192,7 @@ mod tests {
             let mapping = MappingId(uuid::Uuid::from_u128(mapping));
             let flight = registry.enter(mapping, &partition, &longest(minute), now).expect("clear");
             flight.unknown(now + minute);
-            assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: it may run yet");
+            assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: the invocation may still run");
             now = now + Duration::from_secs(1);
         }
         assert!(registry.len() <= 2 * 60 + PRUNE_ABOVE_MIN, "{} entries", registry.len());

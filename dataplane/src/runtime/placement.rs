@@ -200,7 +200,7 @@ mod tests {
         /// While mappings are only added, the loads of two arbiters differ by at most a consumer and a committer.
         /// In the end every seat is vacated.
         #[test]
-        fn arbiter_loads_differ_by_two_seats_at_most(sizes in prop::collection::vec(1usize..40, 1..60)) {
+        fn arbiters_stay_within_two_seats(sizes in prop::collection::vec(1usize..40, 1..60)) {
             let mut table = LoadTable::new(ARBITERS);
             let mut seated = Vec::new();
             for consumers in sizes {

@@ -25,7 +25,7 @@ mod tests {
     fn liv_1_task_panic_is_reported_to_its_waiter() {
         let work = async {
             let odd: Option<u32> = [1u32, 3].into_iter().find(|number| number % 2 == 0);
-            odd.expect("a panic, as it should be")
+            odd.expect("an expected panic")
         };
         assert_eq!(outcome("test", work).now_or_never(), Some(None));
         assert_eq!(outcome("test", async { 7 }).now_or_never(), Some(Some(7)));

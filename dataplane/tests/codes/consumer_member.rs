@@ -50,7 +50,7 @@ fn beat_in(effects: &[GroupEffect]) -> Option<Kip848Heartbeat> {
 /// Finds the coordinator and returns the heartbeat that follows.
 fn comes_in(core: &mut Kip848Member, now: Moment) -> Kip848Heartbeat {
     assert_eq!(core.tick(now), [GroupEffect::FindCoordinator]);
-    beat_in(&core.coordinator_found(now, Ok(None), 0)).expect("says that it is there")
+    beat_in(&core.coordinator_found(now, Ok(None), 0)).expect("the member sends a heartbeat")
 }
 
 /// Returns a member whose first heartbeat is in flight.
@@ -65,7 +65,7 @@ fn joining() -> (Kip848Member, u64) {
 fn owning() -> (Kip848Member, u64) {
     let (mut core, seq) = joining();
     core.heartbeat_answered(at(100), seq, Ok(told(EPOCH, Some(&[0, 1]))), 0);
-    let beat = beat_in(&core.tick(at(100))).expect("what it has taken is told at once");
+    let beat = beat_in(&core.tick(at(100))).expect("the assignment is acknowledged at once");
     core.heartbeat_answered(at(100), beat.seq, Ok(told(EPOCH, None)), 0);
     let beat = beat_in(&core.tick(at(103))).expect("a heartbeat is due");
     (core, beat.seq)
@@ -150,7 +150,7 @@ fn slowly(seconds: u64) -> Moment {
 }
 
 #[test]
-fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
+fn h1_h10_every_heartbeat_code_is_handled() {
     for (code, error) in all_codes() {
         for (phase, (mut core, seq), now) in [("owning", owning(), 103), ("draining", draining(), 106)] {
             let what = format!("{phase}: ConsumerGroupHeartbeat {code} {error}");
@@ -167,7 +167,7 @@ fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
 }
 
 #[test]
-fn h1_h10_every_code_of_a_heartbeat_that_joins() {
+fn h1_h10_every_code_of_joining_heartbeat() {
     for (code, error) in all_codes() {
         let what = format!("ConsumerGroupHeartbeat {code} {error}");
         let (mut core, seq) = joining();
@@ -206,17 +206,17 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
 }
 
 #[test]
-fn persistent_code_is_reported_and_retried_with_backoff() {
+fn persistent_code_is_reported_with_backoff() {
     for (code, error) in all_codes() {
         let what = format!("ConsumerGroupHeartbeat {code} {error}");
         let (mut core, mut seq) = joining();
         let (mut now, mut told_of) = (at(100), 0);
         for _ in 0..10 {
             told_of += troubles(&core.heartbeat_answered(now, seq, Err(RequestError::Code(error)), u64::MAX));
-            now = core.wake_at().expect("it comes back");
+            now = core.wake_at().expect("a retry is scheduled");
             seq = comes_in(&mut core, now).seq;
         }
-        assert!(told_of >= 9, "{what}: a person hears of it");
+        assert!(told_of >= 9, "{what}: the error is reported to an operator");
         // The waits grow: ten retries take at least 10 s, and no wait is longer than 15 s.
         assert!(now >= at(110), "{what}: {now:?}");
         assert!(now <= at(100) + Duration::from_secs(10 * 15), "{what}: {now:?}");
@@ -228,24 +228,24 @@ fn me_in(generation: i32) -> MemberIdentity {
 }
 
 #[test]
-fn h1_every_code_of_a_commit_of_a_member() {
+fn h1_every_commit_code_is_handled() {
     for (code, error) in all_codes() {
         let what = format!("OffsetCommit {code} {error}");
         let mut core = committing();
         assert!(
             core.commit_refused(at(104), &me_in(EPOCH - 1), error, 0).is_empty(),
-            "{what}: of the epoch before"
+            "{what}: in the previous epoch"
         );
-        assert_eq!(core.commit_identity(), Some(&me_in(EPOCH)), "{what}: of the epoch before");
+        assert_eq!(core.commit_identity(), Some(&me_in(EPOCH)), "{what}: in the previous epoch");
         let effects = core.commit_refused(at(104), &me_in(EPOCH), error, 0);
         if OUT.contains(&code) && !OF_THE_EPOCH.contains(&code) {
             is_fenced(core, &effects, 104, &what);
             continue;
         }
-        assert!(effects.is_empty(), "{what}: the commit is tried again: {effects:?}");
+        assert!(effects.is_empty(), "{what}: the commit is retried: {effects:?}");
         assert_eq!(core.commit_identity(), Some(&me_in(EPOCH)), "{what}");
         let beat = beat_in(&core.tick(at(104)));
-        assert_eq!(beat.is_some(), OF_THE_EPOCH.contains(&code), "{what}: asks at once what epoch it is in");
+        assert_eq!(beat.is_some(), OF_THE_EPOCH.contains(&code), "{what}: a full heartbeat is sent at once");
         if let Some(beat) = beat {
             assert_eq!(
                 (beat.epoch, beat.everything, beat.owned),
@@ -257,7 +257,7 @@ fn h1_every_code_of_a_commit_of_a_member() {
 }
 
 #[test]
-fn h7_error_for_an_earlier_heartbeat_is_ignored() {
+fn h7_error_for_earlier_heartbeat_is_ignored() {
     for (code, error) in all_codes() {
         let (mut core, seq) = owning();
         assert!(
@@ -273,7 +273,7 @@ fn h7_error_for_an_earlier_heartbeat_is_ignored() {
 }
 
 #[test]
-fn listed_heartbeat_codes_are_handled_like_javas_client() {
+fn heartbeat_codes_are_handled_like_java() {
     // Java's `transitionToFenced`, and `handleFatalFailure`, which ends a program; here the problem is reported and
     // the member retries.
     let (fences, fatal) = ([25, 110], [30, 81, 111, 112]);

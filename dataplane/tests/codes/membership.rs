@@ -81,26 +81,26 @@ async fn lost_by(code: i16) -> Option<(Vec<i32>, String)> {
     let sink = Arc::new(move |event| heard.lock().push(event));
     let membership = threads.join(cluster(coordinator(code)), settings, sink);
     let assigned = |event: &GroupEvent| matches!(event, GroupEvent::Assigned { .. });
-    until("it is a member", || events.lock().iter().any(assigned)).await;
-    let standing = membership.view().expect("it stands somewhere");
+    until("the member has joined", || events.lock().iter().any(assigned)).await;
+    let standing = membership.view().expect("the member has a view");
     let answer = membership.committed(&standing, vec![0]).await;
     let said = answer.expect_err("refused");
     assert_eq!(said.code().map(|said| said.code()), Some(code), "{said}");
     if OUT.contains(&code) {
-        until("it is out", || membership.view().is_none()).await;
+        until("the member is fenced", || membership.view().is_none()).await;
     }
     let is_out = membership.view().is_none();
     let lost = events.lock().iter().find_map(|event| match event {
         GroupEvent::Lost { partitions, reason } => Some((partitions.clone(), reason.clone())),
         _ => None,
     });
-    assert_eq!(lost.is_some(), is_out, "nothing is committed as whoever is out: {said}");
+    assert_eq!(lost.is_some(), is_out, "a fenced member commits nothing: {said}");
     lost
 }
 
 #[tokio::test]
 async fn h1_unknown_member_on_offset_fetch_is_fenced() {
-    let (partitions, reason) = lost_by(25).await.expect("everything goes");
+    let (partitions, reason) = lost_by(25).await.expect("all partitions are lost");
     assert_eq!(partitions, [0, 1]);
     assert!(reason.contains("UnknownMemberId"), "{reason}");
     for code in [-1, 14, 15, 16, 29, 30, 88] {

@@ -43,9 +43,9 @@ fn offsets() -> Vec<(i32, Offset)> {
 }
 
 fn is_asked_again<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, named: NamedOffsets) {
-    let failed = outcome.expect_err("no answer to what was asked");
+    let failed = outcome.expect_err("the response does not match the request");
     assert_eq!((failed.class(), failed.code()), (ErrorClass::Retry, None), "{named:?}: {failed}");
-    assert!(failed.to_string().contains("orders-"), "it says of which partition: {failed}");
+    assert!(failed.to_string().contains("orders-"), "the error names the partition: {failed}");
 }
 
 fn name(name: &str) -> TopicName {
@@ -72,7 +72,8 @@ async fn h14_list_offsets_accepts_only_requested_partitions() {
         list_offsets(&cluster, TOPIC, &ASKED, at, IsolationLevel::Committed).await
     };
     for named in MORE {
-        let found = ask(named, OffsetSpec::Earliest).await.expect("it is in it");
+        let found =
+            ask(named, OffsetSpec::Earliest).await.expect("the requested partition is in the response");
         assert_eq!(found.into_iter().collect::<Vec<_>>(), offsets(), "{named:?}");
     }
     for named in LESS {
@@ -102,7 +103,7 @@ async fn h13_leader_epoch_accepts_only_requested_partitions() {
         epoch_ends(&cluster, TOPIC, &known).await
     };
     for named in MORE {
-        let found = ask(named).await.expect("it is in it");
+        let found = ask(named).await.expect("the requested partition is in the response");
         assert_eq!(found.into_iter().collect::<Vec<_>>(), offsets(), "{named:?}");
     }
     for named in LESS {
@@ -171,7 +172,7 @@ async fn h11_offset_fetch_accepts_only_requested_partitions() {
     const NOWHERE: NamedOffsets = &[("orders", &[(0, 10), (1, -2)])];
     for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
         for named in MORE {
-            let found = ask(named, protocol).await.expect("it is in it");
+            let found = ask(named, protocol).await.expect("the requested partition is in the response");
             let found =
                 found.into_iter().map(|(partition, offset)| (partition, offset.expect("some").offset));
             assert_eq!(found.collect::<Vec<_>>(), offsets(), "{protocol:?}: {named:?}");
@@ -210,7 +211,10 @@ async fn com_1_offset_commit_accepts_only_requested_partitions() {
     for (protocol, version) in [(GroupProtocol::Classic, 8), (GroupProtocol::Consumer, 9)] {
         for named in MORE {
             let codes = ask(named, protocol, version).await;
-            assert!(codes.values().all(Option::is_none), "nobody's error but ours: {named:?}: {codes:?}");
+            assert!(
+                codes.values().all(Option::is_none),
+                "only requested partitions may report errors: {named:?}: {codes:?}"
+            );
         }
         for named in MORE.iter().chain(LESS) {
             let codes = ask(named, protocol, version).await;
@@ -252,7 +256,7 @@ async fn h18_metadata_with_duplicate_or_missing_partitions_is_rejected() {
         &[("other", &[0]), ("other", &[0, 0]), ("orders", &[0, 1])],
     ];
     for named in good {
-        let view = view(&described(named)).await.expect("it is in it");
+        let view = view(&described(named)).await.expect("the requested partition is in the response");
         let partitions: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
         assert_eq!(partitions, [0, 1], "{named:?}");
     }
@@ -265,7 +269,7 @@ async fn h18_metadata_with_duplicate_or_missing_partitions_is_rejected() {
         &[("orders", &[-1, 0])],
     ];
     for named in bad {
-        let failed = view(&described(named)).await.expect_err("no view");
+        let failed = view(&described(named)).await.expect_err("the metadata is rejected");
         assert_eq!((failed.class(), failed.code()), (ErrorClass::Retry, None), "{named:?}: {failed}");
         assert!(failed.to_string().contains(TOPIC), "{failed}");
     }
@@ -274,7 +278,7 @@ async fn h18_metadata_with_duplicate_or_missing_partitions_is_rejected() {
 }
 
 #[tokio::test]
-async fn n11_metadata_with_two_broker_addresses_is_rejected() {
+async fn metadata_with_two_broker_addresses_is_rejected() {
     use metadata_response::MetadataResponseBroker;
     let with = async |hosts: [&'static str; 2]| {
         let broker = |host: &'static str| {
@@ -283,6 +287,6 @@ async fn n11_metadata_with_two_broker_addresses_is_rejected() {
         view(&described(&[("orders", &[0, 1])]).with_brokers(hosts.map(broker).to_vec())).await
     };
     assert!(with(["host", "host"]).await.is_ok());
-    let failed = with(["host", "another"]).await.expect_err("nobody knows who leads");
+    let failed = with(["host", "another"]).await.expect_err("the leader is ambiguous");
     assert_eq!(failed.class(), ErrorClass::Retry, "{failed}");
 }

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_repeat_needs_fault_and_at_most_a_batch() {
+    fn alo_1_repeat_needs_fault_within_a_batch() {
         let again = |callers: (u32, u32)| {
             RunTimeline::of(2).ran(callers.0, (0, 10), &[0, 1], OK).ran(
                 callers.1,
@@ -366,7 +366,7 @@ mod tests {
             .disturbed(Some(1), (0, 0), true)
             .ran(1, (2, 4), &[0, 1], OK)
             .ran(2, (5_000, 5_010), &[0, 1], OK);
-        assert!(on_the_wire.judged().is_empty(), "sent before it was killed, taken afterwards");
+        assert!(on_the_wire.judged().is_empty(), "sent before the kill, received afterwards");
         assert!(again((1, 1)).disturbed(None, (8, 3_000), false).judged().is_empty());
         let lost = RunTimeline::of(1).ran(1, (0, 1), &[0], InvocationAction::CutAfter).ran(
             1,
@@ -386,7 +386,7 @@ mod tests {
                 failed.insert((0, 1));
             }
         }
-        assert!(beside.judged().is_empty(), "1 had failed, and 2 stands behind it");
+        assert!(beside.judged().is_empty(), "1 had failed, and 2 follows it");
         let too_many = RunTimeline::of(4)
             .ran(1, (0, 10), &[0, 1], OK)
             .ran(1, (20, 30), &[2, 3], OK)

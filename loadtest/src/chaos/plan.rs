@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_one_node_do_not_overlap() {
+    fn faults_of_one_node_never_overlap() {
         for seed in 0..500 {
             let faults = ChaosPlan::draw(seed).faults;
             for (index, fault) in faults.iter().enumerate() {

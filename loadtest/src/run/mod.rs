@@ -267,12 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_assigned_to_the_due_second() {
+    fn latency_is_assigned_to_due_second() {
         let mut samples =
             [0.3, 1.001, 1.999, 2.3, 4.0].map(|at| SecondSample { at, ..SecondSample::default() });
         let took = |ms| LatencyPercentiles::of(vec![Duration::from_millis(ms)]);
         with_latency(&mut samples, &BTreeMap::from([(0, took(5)), (1, took(7))]));
         let medians = samples.map(|sample| sample.latency.map(|latency| latency.p50 as u64));
-        assert_eq!(medians, [None, Some(5), Some(7), None, None], "told once");
+        assert_eq!(medians, [None, Some(5), Some(7), None, None], "reported once");
     }
 }

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_of_a_file_is_parsed() {
+    fn every_setting_in_file_is_parsed() {
         let text = r#"
             about = "all"
             partitions = 3
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_rejected_with_their_line() {
+    fn unknown_field_is_rejected_with_line() {
         for (unknown, text) in [
             ("partition", format!("about = \"x\"\npartitions = 1\npartition = 2\n{PHASE}")),
             ("seconds_", format!("about = \"x\"\npartitions = 1\n{PHASE}seconds_ = 1\n")),

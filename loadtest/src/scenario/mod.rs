@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn readme_example_parses_with_its_documented_defaults() {
+    fn readme_example_parses_with_documented_defaults() {
         let readme = include_str!("../../README.md");
         let shown =
             readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("shown");

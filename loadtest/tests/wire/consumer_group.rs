@@ -58,7 +58,7 @@ async fn codes_of_a_leave(
         scene.set_enabled(false).await?;
         let met = scene.faults().met();
         let key = (ApiKey::ConsumerGroupHeartbeat as i16, format!("{fault:?}"));
-        ensure!(met.get(&key).is_some_and(|times| *times > 0), "{name}: {code} never came: {met:?}");
+        ensure!(met.get(&key).is_some_and(|times| *times > 0), "{name}: {code} never occurred: {met:?}");
         scene.proxy.calm();
         scene.set_enabled(true).await?;
     }
@@ -68,7 +68,7 @@ async fn codes_of_a_leave(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_every_error_code_of_a_consumer_group() -> Result<()> {
+async fn alo_1_ord_1_com_1_every_error_code_of_consumer_group() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
     let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "consumer").await?;
     let leaves = listed::codes_of(ApiKey::ConsumerGroupHeartbeat);

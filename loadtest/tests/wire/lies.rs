@@ -34,7 +34,7 @@ async fn every_reply_lies(stage: &WireStage, name: &str, lie: WrongAnswer) -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_replies_that_answer_something_else() -> Result<()> {
+async fn alo_1_ord_1_com_1_replies_to_another_request() -> Result<()> {
     let stage = WireStage::new().await?;
     all_well(LIES.iter().map(|(name, lie)| every_reply_lies(&stage, name, *lie))).await?;
     ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");

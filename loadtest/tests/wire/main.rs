@@ -19,7 +19,7 @@ mod consumer_group;
 mod late;
 mod lies;
 #[path = "../../../dataplane/tests/codes/listed.rs"]
-#[allow(dead_code, reason = "the other test reads where the codes are listed")]
+#[allow(dead_code, reason = "the other test reads the sources of the codes")]
 mod listed;
 mod stage;
 
@@ -263,7 +263,7 @@ async fn one_wire_fault(
     scene.faults().add(FaultCondition { apis: Vec::new(), times: None, per_mille, fault });
     tokio::time::sleep(lasting).await;
     let met: u64 = scene.faults().met().values().sum();
-    ensure!(met > 0, "{name}: it never happened");
+    ensure!(met > 0, "{name}: the fault never occurred");
     println!("{name}: {met} times");
     scene.ends_well().await?;
     Ok(())
@@ -316,7 +316,7 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
 /// Checks what the embedded broker cannot show: that Kafka's own frames are read, rewritten and rejected correctly.
 /// Covers each API's codes before the broker handles the request, and all faults of a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_error_codes_and_connection_faults_on_real_kafka() -> Result<()> {
+async fn alo_1_ord_1_com_1_codes_and_connection_faults_on_kafka() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
     let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "classic").await?;
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
@@ -367,8 +367,8 @@ async fn mem_1_alo_1_hostile_frames_are_survived() -> Result<()> {
         });
         all_well(lies).await?;
         let peak_mib = peak.load(Ordering::Relaxed) / 1024;
-        println!("resident at most {peak_mib} MiB so far");
-        ensure!(peak_mib < HOSTILE_RESIDENT_MIB_MAX, "behind {}: {peak_mib} MiB", pair[0].0);
+        println!("peak resident memory {peak_mib} MiB");
+        ensure!(peak_mib < HOSTILE_RESIDENT_MIB_MAX, "after {}: {peak_mib} MiB", pair[0].0);
     }
     ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
     Ok(())

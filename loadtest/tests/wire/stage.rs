@@ -269,7 +269,7 @@ impl IdleScene {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(within, taken_back).await.context("the late commit was not taken")?
+        tokio::time::timeout(within, taken_back).await.context("the late commit was not applied")?
     }
 }
 

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn fifo_queue_or_topic_is_rejected_as_fifo() {
+    fn fifo_destination_is_rejected_as_fifo() {
         for text in
             ["arn:aws:sqs:eu-west-1:123456789012:q.fifo", "arn:aws:sns:us-gov-west-1:123456789012:t.fifo"]
         {
@@ -280,10 +280,7 @@ mod tests {
             assert_eq!(error, DestinationError::Fifo(text.to_owned()));
             assert!(error.to_string().contains(text) && error.to_string().contains("FIFO"), "{error}");
         }
-        assert!(
-            "arn:aws:s3:::bucket.fifo".parse::<FailureDestination>().is_ok(),
-            "a bucket may be called so"
-        );
+        assert!("arn:aws:s3:::bucket.fifo".parse::<FailureDestination>().is_ok(), "a valid bucket name");
     }
 
     #[test]

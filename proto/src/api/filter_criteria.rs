@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_kept_and_shown_byte_for_byte() {
+    fn patterns_are_shown_byte_for_byte() {
         let given = one("{ \"value\":\n {\"pr\\u0069ce\": [ 3.0e2 , \"\\u00e9é\" ]}  }");
         let mapping = create(given.clone()).expect("valid");
         assert_eq!(shown(&mapping), given);

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_parameters_outside_model_rejected_with_aws_text() {
+    fn path_parameters_are_checked_against_model() {
         assert_eq!(page_size("1").expect("allowed"), 1);
         assert_eq!(page_size("10000").expect("allowed"), PAGE_ENTRIES_MAX);
         for (text, tells) in [

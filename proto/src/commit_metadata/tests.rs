@@ -21,7 +21,7 @@ fn any_progress(items: usize, size: u64) -> impl Strategy<Value = CommittedProgr
             first_failure_ms,
             resolved,
         })
-        .prop_filter("says something", some)
+        .prop_filter("contains progress", some)
 }
 
 #[test]
@@ -58,18 +58,18 @@ fn alo_1_topic_id_present_or_absent_round_trips() {
 }
 
 #[test]
-fn first_version_text_is_read_and_written_unchanged() {
+fn first_version_text_round_trips_unchanged() {
     let old = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     assert_eq!(CommitMetadata::parse("lighterman/1 n=8"), Some(old.clone()));
     assert_eq!(old.encode(), "lighterman/1 n=8");
     assert_eq!(of(8, CommittedProgress::default()).encode(), "lighterman/1 n=8");
     let newer =
-        CommitMetadata::parse("lighterman/1 n=8 zz=anything:at,all").expect("skips what it does not know");
+        CommitMetadata::parse("lighterman/1 n=8 zz=anything:at,all").expect("unknown fields are skipped");
     assert_eq!(newer, old);
 }
 
 #[test]
-fn open_start_is_readable_with_and_without_support() {
+fn open_start_stays_readable_without_support() {
     let plain = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     for timestamp in [-2, 0, 1_700_000_000_123] {
         let text = with_open_start(&plain.encode(), timestamp);
@@ -153,7 +153,11 @@ fn mem_1_entries_beyond_size_limit_dropped_from_end() {
     );
     let read = CommitMetadata::parse(&fuller.encode()).and_then(|read| read.progress).expect("ours");
     assert!(read.pieces.len() > 100 && pieces.starts_with(&read.pieces));
-    assert_eq!((read.first_failure_ms, read.resolved.len()), (Some(5), 0), "ranges go before pieces do");
+    assert_eq!(
+        (read.first_failure_ms, read.resolved.len()),
+        (Some(5), 0),
+        "ranges are dropped before pieces"
+    );
 }
 
 #[test]
@@ -198,11 +202,11 @@ proptest! {
     }
 
     #[test]
-    fn encoded_text_is_short_ascii_prefix_of_progress(n: i32, progress in any_progress(300, u64::MAX)) {
+    fn encoded_text_is_bounded_ascii_prefix(n: i32, progress in any_progress(300, u64::MAX)) {
         let text = of(n, progress.clone()).encode();
         prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
         let read = CommitMetadata::parse(&text).expect("ours");
-        prop_assert_eq!(read.encode(), text, "a second time says the same");
+        prop_assert_eq!(read.encode(), text, "encoding is stable");
         let read = read.progress.unwrap_or_default();
         prop_assert!(progress.pieces.starts_with(&read.pieces));
         prop_assert!(progress.resolved.starts_with(&read.resolved));

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn object_keys_are_laid_out_as_for_kinesis() {
+    fn object_key_layout_equals_kinesis() {
         let mapping = MappingId(Uuid::from_u128(1));
         let key = object_key(mapping, "my-topic", 3, TimestampMs(1_573_691_886_021), Uuid::from_u128(2));
         assert_eq!(

@@ -174,7 +174,7 @@ mod tests {
     fn lone_surrogate_equals_nothing() {
         assert_eq!(escaped(r"\ud800").to_text(), None);
         assert!(!escaped(r"\ud800\u0041").equals("\u{fffd}A"));
-        assert!(escaped(r"\ud800\u0041").ends_with("A"), "what stands beside it is compared as ever");
+        assert!(escaped(r"\ud800\u0041").ends_with("A"), "the neighbouring text is compared as usual");
     }
 
     #[test]

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn varint_longer_than_ten_bytes_or_overflowing_rejected() {
+    fn overlong_or_overflowing_varint_is_rejected() {
         let mut at = 0;
         assert_eq!(super::read_i64(&[0xff; 11], &mut at), None);
         assert_eq!(super::read_i64(&[0x80; 3], &mut at), None);

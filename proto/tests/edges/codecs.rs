@@ -58,7 +58,7 @@ pub(crate) fn framings(plain: &[u8]) -> Vec<(&'static str, Compression, Vec<u8>)
         ("lz4", Compression::Lz4, lz4(plain, java)),
         ("lz4, large blocks, checksums", Compression::Lz4, lz4(plain, checked)),
         ("zstd, streamed", Compression::Zstd, zstd_streamed(plain)),
-        ("zstd, size told", Compression::Zstd, zstd_sized(plain)),
+        ("zstd, with size", Compression::Zstd, zstd_sized(plain)),
         (
             "zstd in two frames",
             Compression::Zstd,
@@ -72,7 +72,7 @@ fn text(bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn every_framing_is_appended_by_one_reused_inflater() {
+fn reused_inflater_appends_every_framing() {
     let mut inflater = BatchInflater::default();
     for bytes in [1, 700, 65_535, 65_536, 65_537, 400_000] {
         let plain = text(bytes);
@@ -99,7 +99,7 @@ fn mem_1_decompressed_batch_capacity_equals_its_length() {
 }
 
 #[test]
-fn size_limit_is_exact_and_errors_restore_output() {
+fn batch_beyond_exact_limit_restores_output() {
     let mut inflater = BatchInflater::default();
     for bytes in [1_000, 65_536, 200_000] {
         for (name, codec, packed) in framings(&text(bytes)) {

@@ -77,7 +77,7 @@ fn event_equals_specification_byte_for_byte() {
 }
 
 #[test]
-fn event_or_partition_without_records_is_valid_json() {
+fn event_without_records_is_valid_json() {
     let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", "t");
     assert_eq!(read(&event(&envelope, &[]))["records"], json!({}));
     let hollow = event(&envelope, &[(0, BatchForge::new(0, &[])), (1, BatchForge::new(0, &[]))]);
@@ -85,7 +85,7 @@ fn event_or_partition_without_records_is_valid_json() {
 }
 
 #[test]
-fn invalid_utf_8_header_name_decodes_as_java() {
+fn invalid_utf8_header_decodes_as_java() {
     let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", "t");
     let headers = vec![(&b"a\xffb\xc3"[..], None), (b"\xf0\x9f\x9a\xa2\"\\\x00\x1f\x7f", None)];
     let ours =
@@ -100,7 +100,7 @@ proptest! {
     /// Arbitrary names, bytes, numbers and partitions give valid JSON of the precomputed size with the original
     /// contents.
     #[test]
-    fn event_size_is_exact_for_any_contents(
+    fn event_size_is_always_exact(
         names in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..8), 0..5),
         value in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
         base_offset in 0..i64::MAX - 10,

@@ -31,12 +31,12 @@ fn batch_ranges_point_into_the_frame() {
 }
 
 #[test]
-fn old_format_is_rejected_with_its_offset() {
+fn old_format_is_rejected_with_offset() {
     for magic in [0, 1] {
         let bytes = BatchForge { magic, ..BatchForge::new(41, &[RecordForge::value(0, b"a")]) }.bytes();
         let mut walk = batches(&bytes);
         assert_eq!(walk.next().map(Result::err), Some(Some(RecordError::Magic { offset: 41, magic })));
-        assert!(walk.next().is_none(), "nothing behind it can be trusted");
+        assert!(walk.next().is_none(), "later bytes are not read");
     }
 }
 
@@ -57,7 +57,7 @@ fn com_1_next_offset_survives_compaction() {
 }
 
 #[test]
-fn append_time_per_batch_create_time_per_record() {
+fn append_time_overrides_record_timestamps() {
     let recs = [
         RecordForge { timestamp_delta: 5, ..RecordForge::default() },
         RecordForge { offset_delta: 1, ..RecordForge::default() },
@@ -76,7 +76,7 @@ fn append_time_per_batch_create_time_per_record() {
 }
 
 #[test]
-fn null_distinct_from_empty_and_headers_in_order() {
+fn nulls_and_header_order_are_kept() {
     let headers = vec![
         (&b"b"[..], Some(&b"1"[..])),
         (b"a", None),

@@ -5,7 +5,7 @@ use lighterman_proto::records::{RecordBatch, RecordError, batches, records};
 use super::forge::{BatchForge, RecordForge, inside, sized, varint};
 
 fn first(bytes: &[u8]) -> Result<RecordBatch<'_>, RecordError> {
-    batches(bytes).next().expect("something is there")
+    batches(bytes).next().expect("one batch")
 }
 
 fn header_error(bytes: &[u8]) -> &'static str {
@@ -20,11 +20,11 @@ fn record_error(mut body: Vec<u8>) -> &'static str {
     // Append bytes, so that only the record's own length can stop a reader.
     body.extend([0; 16]);
     let bytes = BatchForge { body, count: 1, ..BatchForge::new(0, &[]) }.bytes();
-    let batch = first(&bytes).expect("the header is fine");
-    batch.verify_crc().expect("so is the checksum");
+    let batch = first(&bytes).expect("the header is valid");
+    batch.verify_crc().expect("the checksum is valid");
     let mut walk = records(&batch.header, batch.body);
     let found = walk.next().expect("one");
-    assert!(walk.next().is_none(), "nothing behind it can be trusted");
+    assert!(walk.next().is_none(), "later bytes are not read");
     match found {
         Err(RecordError::Record { offset: 0, index: 0, what }) => what,
         other => panic!("{other:?}"),
@@ -117,7 +117,7 @@ fn count_beyond_records_fails_with_record_index() {
 }
 
 #[test]
-fn record_reaching_into_the_next_is_rejected() {
+fn record_overlapping_the_next_is_rejected() {
     // The first value's length covers its own byte and the whole second record.
     let second = sized(&inside(&RecordForge::value(1, b"b")));
     let mut lying = vec![0, 0, 0, 1];

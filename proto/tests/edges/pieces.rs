@@ -128,7 +128,7 @@ proptest! {
 
     /// A defect causes an error and no panic, and the records before it are correct.
     #[test]
-    fn truncated_or_corrupt_stream_fails_after_valid_records(
+    fn damaged_stream_fails_after_valid_records(
         values in values(), cut in any::<prop::sample::Index>(), flip in any::<u8>()
     ) {
         for (name, header, packed) in packed(&recs(&values)) {
@@ -152,7 +152,7 @@ proptest! {
 }
 
 #[test]
-fn stream_of_large_records_takes_bounded_memory() {
+fn large_records_stream_in_bounded_memory() {
     let value = vec![b'x'; 1_000_000];
     let recs: Vec<RecordForge<'_>> = (0..10).map(|delta| RecordForge::value(delta, &value)).collect();
     for (name, header, packed) in packed(&recs).into_iter().filter(|(name, ..)| *name != "none") {

@@ -36,7 +36,7 @@ fn aborted_transaction_ends_at_its_producers_marker() {
 }
 
 #[test]
-fn aborted_transactions_of_one_producer_in_any_order() {
+fn aborted_transactions_apply_in_any_order() {
     let log = [
         BatchForge::in_transaction(0, 7),
         BatchForge::marker(1, 7, ABORT),

@@ -25,7 +25,7 @@ fn json(pattern: &str, value: &str) -> bool {
 }
 
 #[test]
-fn operators() {
+fn operators_match_as_documented() {
     // Pattern under `value`, a matching value, and one that does not match.
     for (pattern, good, bad) in [
         (r#"{"LastName":[null]}"#, r#"{"LastName":null}"#, r#"{"LastName":"null"}"#),
@@ -117,7 +117,7 @@ fn fields_that_aws_lacks_can_be_filtered() {
         assert_eq!(passes(&[pattern], None), expected, "{pattern}");
     }
     assert!(passes(&[r#"{"topic":["x"]}"#, r#"{"topic":["orders"]}"#], None), "filters are alternatives");
-    assert!(passes(&[], None), "no filters, nothing refused");
+    assert!(passes(&[], None), "without filters nothing is dropped");
 }
 
 #[test]

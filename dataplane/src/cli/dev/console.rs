@@ -136,6 +136,6 @@ mod tests {
             |kind: &str| HostedFunctionError { error_type: kind.into(), ..HostedFunctionError::default() };
         assert!(news.tell(&error("A"), |_| {}));
         assert!(!news.tell(&error("B"), |_| panic!("over the limit")));
-        assert_eq!(news.last.lock().as_ref(), Some(&error("A")), "B is told when there is room");
+        assert_eq!(news.last.lock().as_ref(), Some(&error("A")), "B is printed once the limit allows it");
     }
 }

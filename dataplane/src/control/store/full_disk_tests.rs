@@ -201,7 +201,7 @@ fn goes_through(full: FullDiskError, room: u64, folder: &Path) -> bool {
 /// Returns the least space with which the disk never fills up, after trying every smaller one.
 fn least_room(meets: impl Fn(u64, &Path) -> bool) -> u64 {
     let folder = || tempfile::tempdir().expect("folder");
-    (0..ROOM_MAX).find(|room| !meets(*room, folder().path())).expect("so much room is enough")
+    (0..ROOM_MAX).find(|room| !meets(*room, folder().path())).expect("the maximum is enough")
 }
 
 #[test]

@@ -82,18 +82,18 @@ impl ShareUsers {
         assert_eq!(shares.unheld_floors, unheld);
         assert_eq!(shares.places.len(), self.waiting.len());
         shares.no_use_below = None;
-        assert!(shares.grant_waiting().is_empty(), "somebody waits for what is there");
+        assert!(shares.grant_waiting().is_empty(), "a waiting request could be granted");
         for (at, loan) in shares.loans.iter().enumerate() {
             assert!(
                 loan.is_some() || shares.turns[at].is_empty(),
-                "an overdraft that somebody waits for is out"
+                "an overdraft with waiters is not granted"
             );
         }
     }
 }
 
 #[test]
-fn mem_1_liv_1_floor_is_free_whatever_another_mapping_holds() {
+fn mem_1_liv_1_floor_is_free_whatever_others_hold() {
     let mut users = ShareUsers::new(16 << 20);
     let (bad, good) = (users.open(), users.open());
     while users.ask(bad, greedy(64 * 1024)) {}
@@ -102,9 +102,9 @@ fn mem_1_liv_1_floor_is_free_whatever_another_mapping_holds() {
         users.ask(bad, plain(8 << 20));
     }
     users.check();
-    assert!(users.shares.held_by(bad) > 12 << 20, "what nobody else has for itself, one may use");
+    assert!(users.shares.held_by(bad) > 12 << 20, "a mapping may use bytes beyond the floors of others");
     assert!(users.ask(good, greedy(64 * 1024)), "new records, up to half of the floor");
-    assert!(users.ask(good, plain(FLOOR_BYTES_MAX / 2)), "and what becomes of them");
+    assert!(users.ask(good, plain(FLOOR_BYTES_MAX / 2)), "further requests, up to the floor");
     assert!(users.shares.held_by(good) >= FLOOR_BYTES_MAX);
     assert!(users.shares.is_asked_back(bad));
     assert!(!users.shares.is_asked_back(good));
@@ -112,19 +112,19 @@ fn mem_1_liv_1_floor_is_free_whatever_another_mapping_holds() {
 }
 
 #[test]
-fn liv_1_new_mapping_has_its_floor_at_once() {
+fn liv_1_new_mapping_has_floor_at_once() {
     let mut users = ShareUsers::new(16 << 20);
     let bad = users.open();
     while users.ask(bad, greedy(1)) {}
     let good = users.open();
-    assert!(users.ask(good, plain(FLOOR_BYTES_MAX)), "one floor is kept for it");
+    assert!(users.ask(good, plain(FLOOR_BYTES_MAX)), "one floor is reserved");
     let next = users.open();
-    assert!(!users.ask(next, plain(FLOOR_BYTES_MAX)), "as much as is free is not there");
-    let at = users.held.iter().position(|(of, _)| *of == bad).expect("it holds some");
+    assert!(!users.ask(next, plain(FLOOR_BYTES_MAX)), "less than the request is free");
+    let at = users.held.iter().position(|(of, _)| *of == bad).expect("it holds a lease");
     users.give_back(at);
     assert!(
         users.waiting.iter().all(|(of, ..)| *of == bad),
-        "what comes back is for those below their floor"
+        "returned bytes go to mappings below their floor"
     );
     users.check();
 }
@@ -164,11 +164,14 @@ fn liv_1_large_request_neither_blocks_nor_starves() {
     assert_eq!(users.shares.held_by(small), 96 << 20);
     assert!(!users.ask(large, plain(20 << 20)));
     let poorer = users.open();
-    assert!(users.ask(poorer, plain(1 << 20)), "who holds less is not kept");
+    assert!(users.ask(poorer, plain(1 << 20)), "a mapping that holds less is served");
     // `small` holds more than `large` would, so returned bytes are kept for `large`.
     for _ in 0..8 {
-        assert!(users.shares.held_by(large) > 0 || !users.ask(small, plain(1 << 20)), "it overtakes");
-        let at = users.held.iter().position(|(of, _)| *of == small).expect("it holds some");
+        assert!(
+            users.shares.held_by(large) > 0 || !users.ask(small, plain(1 << 20)),
+            "a smaller holder overtakes"
+        );
+        let at = users.held.iter().position(|(of, _)| *of == small).expect("it holds a lease");
         users.give_back(at);
     }
     assert!(users.shares.held_by(large) >= 20 << 20);
@@ -194,30 +197,27 @@ fn mem_1_fitting_loan_becomes_a_regular_lease() {
 }
 
 #[test]
-fn liv_1_loan_is_asked_back_only_by_its_waiters() {
+fn liv_1_loan_is_recalled_only_by_waiters() {
     let mut users = ShareUsers::new(16 << 20);
     let (bad, holder, waits) = (users.open(), users.open(), users.open());
     while users.ask(bad, plain(64 * 1024)) {}
     users.leave(0);
-    assert!(
-        users.ask(holder, over(4 << 20, Overdraft::Inflated)),
-        "more than its floor, and no pool is left"
-    );
+    assert!(users.ask(holder, over(4 << 20, Overdraft::Inflated)), "beyond its floor without a free pool");
     assert_eq!(users.shares.shares[&holder].held, 0);
-    assert!(!users.shares.is_asked_back(holder), "nobody waits");
+    assert!(!users.shares.is_asked_back(holder), "no request waits");
     assert!(!users.ask(waits, plain(2 << 20)));
-    assert!(!users.shares.is_asked_back(holder), "it could give nothing of what is waited for");
-    assert!(users.shares.is_asked_back(bad), "this one could");
+    assert!(!users.shares.is_asked_back(holder), "its return would not serve the waiting request");
+    assert!(users.shares.is_asked_back(bad), "its return would serve the waiting request");
     assert!(!users.ask(waits, over(4 << 20, Overdraft::Inflated)));
-    assert!(users.shares.is_asked_back(holder), "only its loan is in the way");
-    let at = users.held.iter().position(|(of, _)| *of == holder).expect("it holds some");
+    assert!(users.shares.is_asked_back(holder), "only its loan blocks the request");
+    let at = users.held.iter().position(|(of, _)| *of == holder).expect("it holds a lease");
     users.give_back(at);
     assert!(!users.shares.is_asked_back(holder));
     users.check();
 }
 
 #[test]
-fn liv_1_overdraft_in_flight_is_not_asked_back() {
+fn liv_1_overdraft_in_flight_is_not_recalled() {
     for purpose in [Overdraft::Payload, Overdraft::Letter, Overdraft::Answer] {
         let mut users = ShareUsers::new(16 << 20);
         let (bad, holder, waits) = (users.open(), users.open(), users.open());
@@ -233,7 +233,7 @@ proptest! {
     /// stay within the limit and no request waits for bytes that are free. A request within its floor is served as
     /// soon as the other shares hold no more than theirs. In the end all requests are served.
     #[test]
-    fn mem_1_liv_1_shares_of_mappings_that_come_and_go(
+    fn mem_1_liv_1_shares_hold_as_mappings_change(
         limit in 500usize..5_000,
         steps in prop::collection::vec((0u8..8, 1usize..700, 0usize..16, any::<bool>()), 1..120),
     ) {
@@ -273,7 +273,7 @@ proptest! {
             while let Some(at) = users.held.iter().position(|(of, _)| *of == share) {
                 users.give_back(at);
             }
-            prop_assert!(users.ask(share, plain(floor)), "its floor is there");
+            prop_assert!(users.ask(share, plain(floor)), "its floor is free");
             users.check();
         }
         while !users.held.is_empty() {

@@ -81,7 +81,7 @@ async fn run(
 }
 
 #[tokio::test]
-async fn alo_1_messages_arrive_once_in_order_after_long_outage() {
+async fn alo_1_messages_arrive_in_order_after_outage() {
     let failure_messages = vec![failure_message(&["a"]), failure_message(&["b"])];
     let (delivery, arrived, watch) = run(Vec::new(), failure_messages.clone(), OnFailure::Hold).await;
     assert!(delivery.is_complete() && arrived == ["a", "b"] && watch.failing().is_none());
@@ -89,11 +89,11 @@ async fn alo_1_messages_arrive_once_in_order_after_long_outage() {
     long.extend(failure_messages);
     let (delivery, arrived, watch) = run(vec![down(); 3], long, OnFailure::Hold).await;
     assert!(delivery.is_complete() && watch.failing().is_none());
-    assert_eq!(arrived, ["a", "b", "c", "d", "a", "b"], "what arrived is not sent again");
+    assert_eq!(arrived, ["a", "b", "c", "d", "a", "b"], "delivered messages are not resent");
 }
 
 #[tokio::test]
-async fn too_large_message_is_returned_without_blocking_others() {
+async fn oversized_message_returns_without_blocking_others() {
     for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
         let (delivery, arrived, _) = run(
             vec![too_large()],
@@ -111,7 +111,7 @@ async fn too_large_message_is_returned_without_blocking_others() {
 }
 
 #[tokio::test]
-async fn messages_are_dropped_and_returned_after_configured_attempts() {
+async fn messages_returned_after_configured_attempts() {
     let failure_messages = vec![failure_message(&["a", "b", "c", "d"]), failure_message(&["e"])];
     let drop = OnFailure::Drop { tries: DROP_TRIES };
     let (delivery, arrived, watch) = run(vec![down(); 3], failure_messages, drop).await;
@@ -135,7 +135,7 @@ async fn dropped_delivery_stops_and_shows_last_failure() {
     assert!(task.await.expect_err("aborted").is_cancelled());
     let failing = watch.failing().expect("shown");
     assert!(failing.tries >= 1 && failing.next_at.is_some() && failing.error == too_slow());
-    assert_eq!(Arc::strong_count(&port), 1, "nothing runs on");
+    assert_eq!(Arc::strong_count(&port), 1, "no delivery continues");
 }
 
 fn too_slow() -> DeliveryError {
@@ -152,7 +152,7 @@ fn queue() -> FailureMessage {
 }
 
 #[tokio::test]
-async fn failed_attempts_are_counted_but_log_is_limited() {
+async fn failures_are_counted_but_log_limited() {
     let recorder = names::SeriesRecorder::default();
     let handle = recorder.handle();
     let watch =

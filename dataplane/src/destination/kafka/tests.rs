@@ -53,5 +53,5 @@ async fn denied_address_is_not_dialled() {
     let port = TopicDestinations::new(bootstrap, Arc::new(Egress::default()));
     let back = port.deliver("dlq".into(), vec![message(1, 1)]).await.expect_err("denied");
     assert!(matches!(back.error, DeliveryError::Egress { .. }), "{}", back.error);
-    assert!(futures::poll!(Box::pin(listener.accept())).is_pending(), "nobody came");
+    assert!(futures::poll!(Box::pin(listener.accept())).is_pending(), "no connection was opened");
 }

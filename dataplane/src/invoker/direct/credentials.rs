@@ -78,7 +78,7 @@ mod tests {
         {
             let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
             future::ProvideCredentials::ready(if asked > self.most {
-                Err(CredentialsError::not_loaded("none left"))
+                Err(CredentialsError::not_loaded("no credentials left"))
             } else {
                 let end = SystemTime::now() + self.lasting;
                 Ok(Credentials::new(format!("AK{asked}"), "secret", None, Some(end), "few"))
@@ -107,11 +107,11 @@ mod tests {
     async fn expiring_credentials_are_used_when_refresh_fails() {
         let (kept, asked) = kept(1, Duration::from_mins(1));
         for _ in 0..3 {
-            assert_eq!(kept.get().await.expect("still good").access_key_id(), "AK1");
+            assert_eq!(kept.get().await.expect("still valid").access_key_id(), "AK1");
         }
         assert_eq!(asked.load(Ordering::Relaxed), 3);
         let (spent, _) = self::kept(1, Duration::from_secs(5));
-        assert!(spent.get().await.is_ok(), "as fresh as they come");
-        assert!(spent.get().await.is_err(), "they end before the request arrives");
+        assert!(spent.get().await.is_ok(), "as fresh as the provider has them");
+        assert!(spent.get().await.is_err(), "expired before the request arrives");
     }
 }

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_host_port_and_base_path() {
+    fn endpoint_is_host_port_and_path() {
         let plain = EndpointUrl::parse("http://localhost:3001/base/").expect("parses");
         assert_eq!((plain.tls, plain.port, &*plain.authority), (false, 3001, "localhost:3001"));
         assert_eq!(plain.base_path, "/base");

@@ -192,7 +192,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
         #[test]
-        fn signature_equals_the_one_of_aws_sigv4(
+        fn signature_equals_that_of_aws_sigv4(
             name in "[a-zA-Z0-9:_$-]{1,40}",
             context in "[a-zA-Z0-9+/=]{0,60}",
             body in proptest::collection::vec(any::<u8>(), 0..300),

@@ -225,20 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn mappings_of_one_function_share_its_queries() {
+    fn mappings_of_one_function_share_queries() {
         let mut book = book_of(&["f", "f"]);
         assert_eq!(ask(&mut book, at(0)), "f");
-        assert_eq!(book.next(at(5000)), NextQuestion::Never, "it is being asked for");
+        assert_eq!(book.next(at(5000)), NextQuestion::Never, "a query is in flight");
         assert!(!book.answered("f", at(1), MINUTE, at(5000), 0), "to a question of before");
         assert!(book.answered("f", at(0), MINUTE, at(5000), 0));
         assert_eq!(book.next(at(6000)), NextQuestion::At(at(65_000)));
         assert_eq!(ask(&mut book, at(65_000)), "f");
         assert!(!book.unwatch("f") && book.unwatch("f") && book.is_empty());
-        assert!(!book.answered("f", at(65_000), MINUTE, at(66_000), 0), "nobody wants to know any more");
+        assert!(!book.answered("f", at(65_000), MINUTE, at(66_000), 0), "an unwatched function is dropped");
     }
 
     #[test]
-    fn doubt_has_priority_until_later_query_is_answered() {
+    fn doubt_has_priority_until_query_answered() {
         let mut book = book_of(&["a", "b"]);
         for turn in 0..2 {
             let function = ask(&mut book, at(turn * 200));
@@ -250,7 +250,7 @@ mod tests {
         book.doubt("b", at(9100));
         assert_eq!(ask(&mut book, at(9200)), "c");
         book.answered("b", at(9000), MINUTE, at(9300), 0);
-        assert_eq!(book.next(at(9400)), NextQuestion::At(at(10_000)), "doubted after it was asked for");
+        assert_eq!(book.next(at(9400)), NextQuestion::At(at(10_000)), "the doubt is newer than the query");
         assert_eq!(ask(&mut book, at(10_000)), "b");
         book.answered("b", at(10_000), MINUTE, at(10_100), 0);
         book.answered("c", at(9200), MINUTE, at(10_100), 0);
@@ -258,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_queries_back_off_and_unknown_are_requeried() {
+    fn unanswered_queries_back_off_unknown_requeried() {
         let mut book = book_of(&["f"]);
         let (mut now, mut waits) = (at(0), Vec::new());
         for _ in 0..10 {
             ask(&mut book, now);
             book.answered("f", now, SILENCE, now, u64::MAX / 3);
             book.doubt("f", now);
-            let NextQuestion::At(next) = book.next(now) else { panic!("asked at once") };
+            let NextQuestion::At(next) = book.next(now) else { panic!("queried at once") };
             waits.push(next.since(now));
             now = next;
         }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn lim_1_queries_are_paced_and_slower_when_throttled() {
+    fn lim_1_queries_are_paced_slower_when_throttled() {
         let names: Vec<String> = (0..1000).map(|index| format!("f{index}")).collect();
         let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut asked, mut now, mut throttled) = (0, at(0), 0);
@@ -291,16 +291,16 @@ mod tests {
                     book.answered(&function, now, facts, now, asked);
                 }
                 NextQuestion::At(next) => now = next,
-                NextQuestion::Never => panic!("none left at {now:?}"),
+                NextQuestion::Never => panic!("no query is due at {now:?}"),
             }
         }
         assert!(asked <= 600 * 5, "{asked} questions");
         assert!(asked + throttled * 5 >= 600 * 5 - 10, "{asked} questions, {throttled} throttled");
-        assert!(book.entries.values().all(|entry| entry.told), "everybody had a turn");
+        assert!(book.entries.values().all(|entry| entry.told), "every function was queried");
     }
 
     #[test]
-    fn liv_1_repeated_doubts_do_not_starve_other_functions() {
+    fn liv_1_repeated_doubts_starve_no_other_function() {
         let names: Vec<String> = (0..20).map(|index| format!("f{index:02}")).collect();
         let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut now, mut asked) = (at(0), BTreeMap::<String, u32>::new());
@@ -315,14 +315,17 @@ mod tests {
                     book.answered(&function, now, facts, now, 0);
                 }
                 NextQuestion::At(next) => now = next,
-                NextQuestion::Never => panic!("none left at {now:?}"),
+                NextQuestion::Never => panic!("no query is due at {now:?}"),
             }
         }
         for name in &names {
             assert!(asked.get(name).is_some_and(|asked| *asked >= 2), "{name}: {asked:?}");
         }
         let doubted: u32 = names[..10].iter().filter_map(|name| asked.get(name)).sum();
-        assert!(doubted >= 180 * 4 - 10, "most turns are for who waits for an outcome: {asked:?}");
+        assert!(
+            doubted >= 180 * 4 - 10,
+            "most queries are for functions with waiting invocations: {asked:?}"
+        );
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_increase_applies_at_once_decrease_to_later_invocations() {
+    fn own_1_increase_is_immediate_decrease_deferred() {
         let timeout = FunctionTimeout::new(seconds(1), at(0));
         timeout.told(seconds(120), at(50), at(51));
         assert_eq!((timeout.current(), timeout.longest_since(at(40))), (seconds(120), seconds(120)));
@@ -163,7 +163,7 @@ mod tests {
                 all.push((now, value));
             }
             let held = all.iter().rposition(|(from, _)| *from < sent).unwrap_or(0);
-            let largest = all[held..].iter().map(|(_, value)| *value).max().expect("one at least");
+            let largest = all[held..].iter().map(|(_, value)| *value).max().expect("at least one");
             prop_assert!(timeout.longest_since(at(sent)) >= seconds(largest));
             prop_assert!(timeout.shared.history.lock().told.len() <= CHANGES_MAX);
             prop_assert_eq!(timeout.current(), seconds(all.last().expect("one").1));

@@ -170,7 +170,7 @@ mod tests {
             .http_client(WireClient::default())
             .build();
         let sent = aws_sdk_lambda::Client::from_conf(config).invoke().function_name("f").send().await;
-        let refused = format!("{:?}", sent.expect_err("nothing would look at a lease"));
+        let refused = format!("{:?}", sent.expect_err("a request without permit is rejected"));
         assert!(refused.contains("without the terms of an invocation"), "{refused}");
         assert_eq!(dialled.load(Ordering::Relaxed), 0);
     }

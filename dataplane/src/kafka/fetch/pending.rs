@@ -359,7 +359,7 @@ mod tests {
     fn paused_partition_costs_few_polls_and_leaves_session() {
         let (fetches, mut session) = fetches();
         let (mut now, mut polls) = (BEGAN, 0);
-        assert_eq!(fetches.wait(LONGEST, now), WAIT_MIN, "it may be back at once");
+        assert_eq!(fetches.wait(LONGEST, now), WAIT_MIN, "the partition may resume at once");
         while now < BEGAN + Duration::from_secs(60) {
             let wait = fetches.wait(LONGEST, now);
             let rested = now.since(BEGAN);
@@ -368,20 +368,20 @@ mod tests {
             polls += 1;
         }
         assert!(polls < 200, "{polls} polls in a minute, for a partition that does not come back");
-        assert_eq!(fetches.next(&mut session, true).asked.len(), 1, "only who has room is asked for");
+        assert_eq!(fetches.next(&mut session, true).asked.len(), 1, "only resumed partitions are requested");
     }
 
     #[test]
-    fn unconfirmed_log_ends_are_requested_once_per_interval() {
+    fn unconfirmed_log_ends_requested_per_interval() {
         let (mut fetches, _) = fetches();
         let later = BEGAN + UNHEARD_MAX;
         fetches.answered(10, BEGAN + UNHEARD_MAX / 2);
         assert_eq!(fetches.take_unheard(BEGAN + UNHEARD_MAX / 2), []);
-        assert_eq!(fetches.take_unheard(later), [of(0)], "it rests, and polls do not ask for it");
+        assert_eq!(fetches.take_unheard(later), [of(0)], "paused, so that polls do not request it");
         assert_eq!(fetches.take_unheard(later), []);
         let much_later = later + UNHEARD_MAX;
         fetches.put(of(0), AskingBroker(9), 0, much_later);
-        assert_eq!(fetches.take_unheard(much_later), [of(0), of(1)], "no poll has come back since");
+        assert_eq!(fetches.take_unheard(much_later), [of(0), of(1)], "no poll was answered since");
         fetches.forget(&of(1));
         assert_eq!(fetches.take_unheard(much_later + UNHEARD_MAX), [of(0)]);
     }
@@ -394,7 +394,7 @@ mod tests {
         let taken = old.take_resting(|partition| *partition == of(0));
         let [(answered, since)] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!((answered.0, *since), (5, BEGAN));
-        assert!(!old.is_deserted(), "the other is still there");
+        assert!(!old.is_deserted(), "the other partition remains");
         let now = BEGAN + UNHEARD_MAX;
         let mut new = PendingFetches::default();
         new.rest(of(0), answered.clone(), *since);

@@ -190,7 +190,7 @@ mod tests {
         let second = places.put_down(partition(), broker(1), 20, None);
         assert!(
             places.take_back(partition(), returned(first.clone()), NOW).is_none(),
-            "another lies there by now"
+            "a newer fetch has replaced it"
         );
         assert_eq!(places.broker_of(&partition()), Some(&broker(1)), "and stays");
         assert_eq!(homeless(&mut places), None);
@@ -201,14 +201,11 @@ mod tests {
 
         let third = places.put_down(partition(), broker(2), 30, None);
         places.keep(partition(), LeaderlessFetch { want: 40, rests_since: None, since: NOW });
-        assert!(
-            places.take_back(partition(), returned(third), NOW).is_none(),
-            "nobody leads it when the next one comes"
-        );
+        assert!(places.take_back(partition(), returned(third), NOW).is_none(), "the partition has no leader");
         assert_eq!(homeless(&mut places), Some((40, None)));
         let fifth = places.put_down(partition(), broker(2), 50, None);
         assert_eq!(places.forget(&partition()), Some(broker(2)));
-        assert!(places.take_back(partition(), returned(fifth), NOW).is_none(), "it is forgotten");
+        assert!(places.take_back(partition(), returned(fifth), NOW).is_none(), "the partition is forgotten");
     }
 
     #[test]
@@ -224,6 +221,6 @@ mod tests {
         assert_eq!(homeless(&mut places), Some((20, Some(LATER))));
         let again = places.put_down(partition(), broker(1), 30, None);
         assert!(places.take_back(partition(), returned(again), LATER).is_some());
-        assert_eq!(homeless(&mut places), Some((30, None)), "it has room again");
+        assert_eq!(homeless(&mut places), Some((30, None)), "the partition has room again");
     }
 }

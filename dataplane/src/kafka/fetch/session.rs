@@ -171,12 +171,12 @@ mod tests {
                 let before = self.cached.insert(partition, asked);
                 assert!(
                     before.is_none_or(|before| before.topic == asked.topic),
-                    "one topic of a name in a session"
+                    "one topic per name in a session"
                 );
             }
             for (partition, topic) in step.forgotten {
                 assert!(is_named(topic));
-                assert!(self.cached.remove(&partition).is_some(), "forgets what it knows");
+                assert!(self.cached.remove(&partition).is_some(), "only cached partitions are forgotten");
             }
             self.id
         }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn b16_response_names_each_requested_partition_once() {
+    fn response_names_each_requested_partition_once() {
         let misfit = |session: &FetchSession, named: &[(&str, i32)]| {
             let named: Vec<_> =
                 named.iter().map(|(topic, partition)| TopicPartition::new(*topic, *partition)).collect();
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(
             misfit(&session, &[("t", 0)]),
             is("t-0", ResponseMismatch::Unexpected),
-            "it was forgotten"
+            "the partition was forgotten"
         );
         assert_eq!(misfit(&session, &[("t", 3), ("t", 3)]), is("t-3", ResponseMismatch::Duplicate));
     }

@@ -80,7 +80,7 @@ mod tests {
         assert!(times <= 35, "{times} look-ups in a minute");
         assert_eq!(setbacks.wait(&other, from + minute), Duration::ZERO);
         setbacks.met(&other, from + minute, 0);
-        assert!(setbacks.wait(&other, from + minute) <= BASE, "its first");
+        assert!(setbacks.wait(&other, from + minute) <= BASE, "its first backoff");
         setbacks.forget(&lasting);
         setbacks.met(&lasting, from + minute, u64::MAX);
         assert!(setbacks.wait(&lasting, from + minute) <= BASE, "a fetch was answered");

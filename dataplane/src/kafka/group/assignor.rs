@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn claim_of_an_older_generation_is_ignored() {
+    fn claim_of_older_generation_is_ignored() {
         let t0 = TopicPartition::new("t", 0);
         let zombie = MemberSubscription { owned: vec![t0.clone()], generation: 3, ..member(0, &["t"]) };
         let owner = MemberSubscription { owned: vec![t0.clone()], generation: 7, ..member(1, &["t"]) };

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_commands_to_a_busy_member_are_kept() {
+    fn liv_1_commands_to_busy_member_are_kept() {
         let (sender, mut receiver) = channel();
         for partition in 0..50_000 {
             sender.send_command(GroupCommand::Released(vec![partition]));
@@ -117,7 +117,7 @@ mod tests {
         }
         sender.send_command(GroupCommand::AllInvocationsEnded);
         let Some(Some(GroupCommand::CommitsRefused(refusals))) = receiver.next().now_or_never() else {
-            panic!("refusals come first, as they were said")
+            panic!("rejections are delivered first, in order")
         };
         assert_eq!(
             refusals,

@@ -262,12 +262,12 @@ mod tests {
             ResponseHeader::default()
                 .with_correlation_id(correlation)
                 .encode(&mut frame, 0)
-                .expect("its own shape");
+                .expect("encodes");
             match ApiKey::try_from(i16::from_be_bytes([request[0], request[1]])) {
-                Ok(ApiKey::ApiVersions) => offered().encode(&mut frame, 3).expect("its own shape"),
+                Ok(ApiKey::ApiVersions) => offered().encode(&mut frame, 3).expect("encodes"),
                 Ok(ApiKey::FindCoordinator) if knows_coordinator => {
                     let found = FindCoordinatorResponse::default().with_host(StrBytes::from_static_str("b"));
-                    found.with_port(9092).encode(&mut frame, 1).expect("its own shape");
+                    found.with_port(9092).encode(&mut frame, 1).expect("encodes");
                 }
                 _ => continue,
             }
@@ -307,7 +307,7 @@ mod tests {
     const MUCH_LATER: Duration = Duration::from_secs(8);
 
     #[tokio::test]
-    async fn own_1_heartbeat_deadline_covers_coordinator_look_up_and_dial() {
+    async fn own_1_heartbeat_deadline_covers_lookup_and_dial() {
         for coordinator in [None, Some("a")] {
             let connections = connections(CoordinatorDialer::Vanished, coordinator);
             let answer = timeout(MUCH_LATER, join(&connections, ConnectionKind::Heartbeat, SOON))
@@ -315,7 +315,7 @@ mod tests {
                 .expect("it ends");
             assert!(matches!(answer, Err(KafkaError::CoordinatorSilent { .. })), "{answer:?}");
             assert!(answer.is_err_and(|error| !error.may_still_apply()), "nothing was sent");
-            assert_eq!(*connections.coordinator.borrow(), None, "it is looked for anew");
+            assert_eq!(*connections.coordinator.borrow(), None, "the coordinator is looked up again");
         }
     }
 
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn liv_1_unanswered_join_looks_up_the_next_coordinator() {
+    async fn liv_1_unanswered_join_looks_up_next_coordinator() {
         let connections = connections(CoordinatorDialer::Fenced, Some("a"));
         let joins = join(&connections, ConnectionKind::Join, Duration::from_secs(960));
         let answer = timeout(Duration::from_secs(60), joins).await.expect("it ends");

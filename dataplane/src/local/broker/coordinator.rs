@@ -424,7 +424,7 @@ mod tests {
         assert!(out.is_empty(), "the first has not joined yet");
         assert_eq!(group.heartbeat(at(2), &first, 1), Some(Code::RebalanceInProgress));
         let out = group.join(at(2), 4, joining(&first));
-        assert_eq!(out.len(), 2, "both are answered together");
+        assert_eq!(out.len(), 2, "both joins are answered together");
         assert_eq!(group.generation, 2);
         assert_eq!(group.heartbeat(at(2), &first, 1), Some(Code::IllegalGeneration));
     }
@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn commits_are_checked_by_member_and_generation() {
         let mut group = BrokerGroup::default();
-        assert_eq!(group.may_commit(at(0), "", -1), None, "nobody is in it");
+        assert_eq!(group.may_commit(at(0), "", -1), None, "the group is empty");
         let (first, _) = enter(&mut group, 0, 1);
         assert_eq!(group.may_commit(at(0), &first, 1), Some(Code::RebalanceInProgress));
         group.sync(at(0), 2, &first, 1, vec![]);

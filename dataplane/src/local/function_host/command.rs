@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn node_module_ends_at_first_dot_of_file() {
+    fn node_module_ends_at_first_dot() {
         assert_eq!(node_module("src/index.a.handler").as_deref(), Some("src/index"));
         assert_eq!(node_module("index.handler").as_deref(), Some("index"));
         assert_eq!(node_module("src.d/index"), None);

@@ -125,7 +125,7 @@ proptest! {
                     }
                     HostEffect::Fail(request, _) | HostEffect::Throttle(request) => {
                         busy.retain(|_, running| *running != request);
-                        prop_assert!(open.remove(&request), "ended twice");
+                        prop_assert!(open.remove(&request), "resolved twice");
                     }
                     HostEffect::Start(_) | HostEffect::Kill(_) => {}
                 }

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runtime_errors_parse_and_others_become_the_message() {
+    fn unparsed_error_becomes_the_message() {
         let python = br#"{"errorMessage":"as asked","errorType":"ValueError","requestId":"","stackTrace":["  File \"app.py\", line 12, in handler\n    raise ValueError(\"as asked\")\n"]}"#;
         let error = HostedFunctionError::parse(python);
         assert_eq!(error.summary(), "ValueError: as asked");

@@ -173,9 +173,9 @@ mod tests {
     fn exhausted_only_after_known_failure_alone() {
         let mut work = RecordAttempt::none(Offset(0));
         work.attempts_used = 9;
-        assert!(!work.is_exhausted(&limited(3)), "nine owners died; nobody knows that it failed");
+        assert!(!work.is_exhausted(&limited(3)), "nine owners died without a known failure");
         work.failed(failure());
-        assert!(!work.is_exhausted(&limited(3)), "it failed beside another partition's records");
+        assert!(!work.is_exhausted(&limited(3)), "it failed together with another partition's records");
         work.failed_alone = true;
         assert!(work.is_exhausted(&limited(3)));
         assert!(!work.is_exhausted(&limited(9)));

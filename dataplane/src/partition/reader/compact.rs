@@ -124,7 +124,7 @@ mod tests {
             assert_eq!(
                 is_view,
                 !buffer.is_empty(),
-                "from {first} on: only the last would keep the frame alone"
+                "from {first} on: only the last record would keep the frame"
             );
         }
         assert_eq!(Arc::strong_count(&frame_hold), 1);

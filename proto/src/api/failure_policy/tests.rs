@@ -82,7 +82,7 @@ fn mapping_stored_without_policy_still_loads() {
 }
 
 #[test]
-fn lifted_limits_shown_and_ten_retries_with_destination() {
+fn unlimited_retries_become_ten_with_destination() {
     let lifted = json!({ "MaximumRetryAttempts": -1, "MaximumRecordAgeInSeconds": -1 });
     let mapping = create(lifted.clone()).expect("valid");
     assert_eq!((shown(&mapping), mapping.failure.retries_max_in_force()), (lifted, None));
@@ -111,7 +111,7 @@ fn update_changes_only_given_members() {
     {
         let cleared = update(&mapping, nothing).expect("valid");
         let expected = FailurePolicy { destination: None, ..mapping.failure.clone() };
-        assert_eq!(cleared.failure, expected, "a configuration takes the place of the one before, whole");
+        assert_eq!(cleared.failure, expected, "a configuration replaces the previous one completely");
     }
     let other = update(&mapping, to("arn:aws:s3:::failed")).expect("valid").failure.destination;
     assert_eq!(other, "arn:aws:s3:::failed".parse().ok());
@@ -249,5 +249,5 @@ fn unknown_lighterman_tags_are_rejected() {
         assert_eq!(on_tag.kind, ErrorKind::InvalidParameterValue);
         assert!(on_tag.message.contains(tag) && on_tag.message.contains(tells), "{}", on_tag.message);
     }
-    mapping.tagged(tags(&[("lightermen", "x"), ("é", "y")])).expect("not ours");
+    mapping.tagged(tags(&[("lightermen", "x"), ("é", "y")])).expect("foreign tags are accepted");
 }

@@ -94,7 +94,7 @@ fn unsupported_features_are_rejected_by_name() {
     }
     create(r#"{"MaximumRetryAttempts":-1,"MaximumRecordAgeInSeconds":-1,"ScalingConfig":{},"Queues":null,
         "FilterCriteria":{"Filters":[]},"DestinationConfig":{"OnFailure":{}},"KMSKeyArn":"","FunctionResponseTypes":[]}"#)
-    .expect("asks for nothing that is not there");
+    .expect("requests no unsupported feature");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn group_in_use_is_reported_with_source() {
 }
 
 #[test]
-fn timestamp_is_allowed_with_at_timestamp_only() {
+fn timestamp_requires_at_timestamp() {
     create(r#"{"StartingPosition":"AT_TIMESTAMP","StartingPositionTimestamp":1600000000}"#).expect("valid");
     refused(r#"{"StartingPosition":"AT_TIMESTAMP"}"#);
     refused(r#"{"StartingPosition":"AT_TIMESTAMP","StartingPositionTimestamp":1800000000}"#);

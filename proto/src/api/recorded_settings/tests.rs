@@ -45,12 +45,12 @@ fn recorded_settings_shown_changed_cleared_and_stored() {
 fn mapping_stored_without_settings_still_loads() {
     let mapping = create(json!({})).expect("valid");
     let mut stored = serde_json::to_value(&mapping).expect("JSON");
-    stored.as_object_mut().expect("object").remove("recorded").expect("was there");
+    stored.as_object_mut().expect("object").remove("recorded").expect("the member was stored");
     assert_eq!(serde_json::from_value::<Mapping>(stored).expect("loads"), mapping);
 }
 
 #[test]
-fn consumption_mode_kept_as_given_and_queue_rejected() {
+fn queue_consumption_mode_rejected_others_kept() {
     let config = |mode: &str| json!({ "SelfManagedKafkaEventSourceConfig": { "ConsumptionMode": mode } });
     let kafka = |mapping: &Mapping| {
         mapping.shown(MappingState::Enabled, 1.0, "OK")["SelfManagedKafkaEventSourceConfig"].clone()
@@ -59,9 +59,9 @@ fn consumption_mode_kept_as_given_and_queue_rejected() {
     assert_eq!(kafka(&plain), json!({ "ConsumerGroupId": plain.group }));
     let named = create(config("Stream")).expect("valid");
     assert_eq!(kafka(&named), json!({ "ConsumerGroupId": named.group, "ConsumptionMode": "Stream" }));
-    assert_eq!(update(&named, config("Stream")).expect("as it is"), named);
+    assert_eq!(update(&named, config("Stream")).expect("unchanged"), named);
     for refused in [create(config("Queue")), update(&plain, config("Queue"))] {
-        let error = refused.expect_err("not built");
+        let error = refused.expect_err("unsupported");
         assert!(error.message.contains("ConsumptionMode Queue is not supported by this version"), "{error}");
     }
 }

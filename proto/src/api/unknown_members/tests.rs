@@ -14,7 +14,7 @@ fn create(changes: Value) -> Result<Mapping, ApiError> {
 }
 
 #[test]
-fn unknown_member_at_any_depth_rejected_by_name() {
+fn nested_unknown_member_rejected_by_name() {
     let mapping = create(json!({})).expect("valid");
     let unknown = json!({ "BatchSizes": 7 });
     for refused in [create(unknown.clone()), update(&mapping, unknown)] {
@@ -40,7 +40,7 @@ fn unknown_member_at_any_depth_rejected_by_name() {
 }
 
 #[test]
-fn members_of_other_sources_rejected_with_aws_text() {
+fn members_of_other_sources_are_rejected() {
     let mapping = create(json!({})).expect("valid");
     for (name, value, nothing) in [
         ("ParallelizationFactor", json!(1), json!(null)),
@@ -53,8 +53,8 @@ fn members_of_other_sources_rejected_with_aws_text() {
             format!("Unsupported '{}' parameter for given event source mapping type.", lower_first(name));
         assert_eq!(create(json!({ name: value })).expect_err("refused").message, text);
         assert_eq!(update(&mapping, json!({ name: value })).expect_err("refused").message, text);
-        create(json!({ name: nothing })).expect("asks for nothing");
-        update(&mapping, json!({ name: nothing })).expect("asks for nothing");
+        create(json!({ name: nothing })).expect("an empty member is accepted");
+        update(&mapping, json!({ name: nothing })).expect("an empty member is accepted");
     }
     let msk = json!({ OF_MSK: { "ConsumerGroupId": "g" } });
     assert!(create(msk).expect_err("refused").message.starts_with(OF_MSK));
@@ -65,7 +65,7 @@ fn response_sent_back_changes_no_fixed_member() {
     let mapping = create(json!({})).expect("valid");
     let mut answer = mapping.shown(MappingState::Enabled, 1.0, "OK");
     answer["Tags"] = json!(mapping.tags);
-    assert_eq!(update(&mapping, answer.clone()).expect("as it is"), mapping);
+    assert_eq!(update(&mapping, answer.clone()).expect("unchanged"), mapping);
     answer["BatchSize"] = json!(7);
     assert_eq!(update(&mapping, answer).expect("changed").batch_records_max, 7);
     for (name, other) in [

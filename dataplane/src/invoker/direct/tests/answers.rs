@@ -40,7 +40,7 @@ async fn long_answer(is_chunked: bool) -> String {
 }
 
 #[tokio::test]
-async fn mem_1_long_answer_waits_for_budget_and_holds_it() {
+async fn mem_1_long_answer_waits_for_budget() {
     for is_chunked in [false, true] {
         let direct = DirectPort::from_sdk(&shared(&long_answer(is_chunked).await)).await.expect("a port");
         for of_sdk in [false, true] {
@@ -78,7 +78,7 @@ impl Handler<InvocationFinished> for AnswerListener {
     type Result = ();
 
     fn handle(&mut self, answered: InvocationFinished, _: &mut Self::Context) {
-        self.0.send(answered).expect("somebody listens");
+        self.0.send(answered).expect("the receiver is open");
     }
 }
 
@@ -98,7 +98,7 @@ fn invoke(budget: &MemoryBudget, slots: &Slots, reply: Recipient<InvocationFinis
 }
 
 #[actix::test]
-async fn mem_1_long_answer_stays_charged_until_batcher_drops_it() {
+async fn mem_1_long_answer_stays_charged_until_dropped() {
     let port = DirectPort::from_sdk(&shared(&long_answer(false).await)).await.expect("a port");
     let function = InvokedFunction {
         name: Arc::from(FUNCTION),
@@ -114,7 +114,7 @@ async fn mem_1_long_answer_stays_charged_until_batcher_drops_it() {
     while slots.take(0, &(Arc::new(drop) as SlotReceiver)).is_none() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(budget.leased(), LONG, "its task has ended");
+    assert_eq!(budget.leased(), LONG, "the task has ended");
     drop(answered);
     assert_eq!(budget.leased(), 0);
 }

@@ -32,7 +32,7 @@ fn slow(url: &str, takes: Duration, lease: &OwnershipLease) -> SdkConfig {
 }
 
 #[tokio::test]
-async fn own_1_lease_ended_while_waiting_for_credentials_withholds_request() {
+async fn own_1_lease_end_awaiting_credentials_withholds_request() {
     let server = ScriptedServer::start(&[ServerAction::Answer(FINE)]).await;
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
@@ -59,7 +59,7 @@ async fn waited(port: &dyn FunctionPort, asked: Invocation) -> InvokeResponse {
 }
 
 #[tokio::test]
-async fn own_1_wait_for_credentials_or_connection_ends_with_lease() {
+async fn own_1_wait_before_sending_ends_with_lease() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = silent.local_addr().expect("address");
     let never = Duration::from_secs(3600);
@@ -114,7 +114,10 @@ impl SlowServer {
 
     /// Returns the number of body bytes received, or the error that ended the connection.
     async fn ended(body_bytes: tokio::task::JoinHandle<io::Result<usize>>) -> io::Result<usize> {
-        tokio::time::timeout(MINUTE, body_bytes).await.expect("the client ends it").expect("no panic")
+        tokio::time::timeout(MINUTE, body_bytes)
+            .await
+            .expect("the client closes the connection")
+            .expect("no panic")
     }
 }
 
@@ -130,11 +133,11 @@ fn port_of(direct: &DirectPort, of_sdk: bool) -> &dyn FunctionPort {
 }
 
 #[tokio::test]
-async fn own_1_lease_ended_mid_request_withholds_the_rest() {
+async fn own_1_lease_end_mid_request_withholds_rest() {
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
         let SlowServer { url, read_on, body_bytes } = SlowServer::start(ours.clone());
-        read_on.send(()).expect("it goes on reading at once");
+        read_on.send(()).expect("the server continues to read");
         let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
         let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
         let permit = asked.permit.clone();
@@ -157,15 +160,19 @@ async fn own_1_lease_ended_while_peer_stalls_ends_wait() {
         let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
         let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
         let reply = tokio::time::timeout(MINUTE, waited(port_of(&direct, of_sdk), asked)).await;
-        assert_eq!(reply.expect("it ends with the lease"), InvokeResponse::Withheld, "of the SDK: {of_sdk}");
-        read_on.send(()).expect("it reads on");
+        assert_eq!(
+            reply.expect("the invocation ends with the lease"),
+            InvokeResponse::Withheld,
+            "of the SDK: {of_sdk}"
+        );
+        read_on.send(()).expect("the server continues to read");
         let ended = SlowServer::ended(body_bytes).await;
         assert_eq!(ended.expect_err("cut off").kind(), io::ErrorKind::ConnectionReset);
     }
 }
 
 #[tokio::test]
-async fn own_1_request_sent_whole_is_answered_after_lease_end() {
+async fn own_1_sent_request_outlives_lease_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let ours = lease(MINUTE);

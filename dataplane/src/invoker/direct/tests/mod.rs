@@ -107,7 +107,7 @@ async fn refuse_unread(mut stream: TcpStream, text: &str) {
         head.push(stream.read_u8().await.expect("a head"));
     }
     stream.write_all(text.as_bytes()).await.expect("writes");
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset when it is dropped");
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset on drop");
 }
 
 async fn read_request(stream: &mut TcpStream) -> Option<ReceivedRequest> {
@@ -191,7 +191,7 @@ async fn sdk_and_direct_port_send_equal_requests() {
     for name in ["host", "content-type", "content-length", "x-amz-client-context", "x-amz-security-token"] {
         assert_eq!(sdk.headers.get(name), ours.headers.get(name), "{name}");
     }
-    assert_eq!(signed_again(sdk), sdk.headers["authorization"], "our signer over the SDK's request");
+    assert_eq!(signed_again(sdk), sdk.headers["authorization"], "the own signature of the SDK's request");
     assert_eq!(signed_again(ours), ours.headers["authorization"]);
 }
 
@@ -231,7 +231,7 @@ async fn alo_1_sent_request_is_never_resent() {
 }
 
 #[tokio::test]
-async fn connection_closed_by_server_while_idle_is_replaced() {
+async fn connection_closed_while_idle_is_replaced() {
     let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=5 {
@@ -258,11 +258,11 @@ async fn unconnected_is_not_sent_and_unanswered_is_lost() {
     let asked = invocation();
     let permit = asked.permit.clone();
     let reply = tokio::time::timeout(Duration::from_millis(50), port.invoke(asked)).await;
-    assert!(reply.is_err(), "it waits for as long as it is let: {reply:?}");
+    assert!(reply.is_err(), "the invocation waits up to its limit: {reply:?}");
     while hanging.heard().is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(permit.sent_at().is_some() && !permit.revoke(), "it has left");
+    assert!(permit.sent_at().is_some() && !permit.revoke(), "the request was sent");
 
     let broken = ScriptedServer::start(&[ServerAction::AnswerAndClose(
         "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull",
@@ -273,7 +273,7 @@ async fn unconnected_is_not_sent_and_unanswered_is_lost() {
 }
 
 #[tokio::test]
-async fn truncated_error_response_is_classified_by_its_head() {
+async fn truncated_error_is_classified_by_head() {
     const FAILED: &str =
         "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 90\r\n\r\n{\"errorT";
     const THROTTLED: &str = "HTTP/1.1 429 Slow\r\nRetry-After: 3\r\ncontent-length: 90\r\n\r\n{\"Reason\":";
@@ -295,7 +295,7 @@ async fn truncated_error_response_is_classified_by_its_head() {
             let verdict = InvocationOutcome::of(port.invoke(invocation()).await);
             assert_eq!(verdict.label(), expected, "{verdict:?}");
         }
-        assert_eq!(direct.wire.connections.idle_open(), 0, "nothing else goes over a broken connection");
+        assert_eq!(direct.wire.connections.idle_open(), 0, "a broken connection is not reused");
     }
 }
 
@@ -313,7 +313,7 @@ async fn mem_1_endless_answer_is_truncated_and_delivered() {
     let reply = port.invoke(invocation()).await;
     let InvokeResponse::Answer { status: 200, body, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(body.len(), ANSWER_BYTES_MAX);
-    assert_eq!(port.wire.connections.idle_open(), 0, "nothing else goes over that connection");
+    assert_eq!(port.wire.connections.idle_open(), 0, "the connection is not reused");
 }
 
 #[tokio::test]
@@ -341,7 +341,7 @@ async fn mem_1_unneeded_answer_is_truncated_and_connection_reused() {
 }
 
 #[tokio::test]
-async fn payload_rejected_unread_is_too_large_not_lost() {
+async fn payload_rejected_unread_is_too_large() {
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let payload = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
     for _ in 0..20 {
@@ -358,7 +358,7 @@ async fn payload_rejected_unread_is_too_large_not_lost() {
 }
 
 #[tokio::test]
-async fn alo_1_request_untouched_by_closing_server_uses_another_connection() {
+async fn alo_1_unread_request_moves_to_another_connection() {
     let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=50 {
@@ -371,7 +371,7 @@ async fn alo_1_request_untouched_by_closing_server_uses_another_connection() {
 }
 
 #[tokio::test]
-async fn connection_is_not_reused_past_announced_keep_alive() {
+async fn announced_keep_alive_bounds_reuse() {
     const SHORT: &str = "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 4\r\n\r\nnull";
     let server = ScriptedServer::start(&[ServerAction::Answer(SHORT)]).await;
     let port = server.port().await;
@@ -382,7 +382,7 @@ async fn connection_is_not_reused_past_announced_keep_alive() {
 }
 
 #[tokio::test]
-async fn unused_idle_connection_is_closed_on_expiry() {
+async fn idle_connection_is_closed_on_expiry() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let closed = tokio::spawn(async move {

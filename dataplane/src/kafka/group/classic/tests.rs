@@ -84,11 +84,11 @@ fn h1_fencing_code_on_any_request_loses_everything() {
 }
 
 #[test]
-fn com_1_forced_rejoin_moves_to_the_next_generation() {
+fn com_1_forced_rejoin_moves_to_next_generation() {
     let mut core = stable(&[0, 1]);
     assert!(core.force_rejoin(at(101), 0).is_empty(), "of a generation that is over");
     let rejoins = GroupEffect::Join { member: "me".to_owned(), generation: 1, owned: vec![0, 1] };
-    assert_eq!(core.force_rejoin(at(101), 1), [rejoins], "and keeps what it has");
+    assert_eq!(core.force_rejoin(at(101), 1), [rejoins], "the member keeps its partitions");
     assert!(core.force_rejoin(at(101), 1).is_empty(), "the next generation is coming");
 }
 
@@ -107,7 +107,11 @@ fn drn_1_rejection_of_former_generation_takes_nothing_away() {
     assert!(core.commit_refused(at(105), &who("me", 1), ResponseError::UnknownMemberId, 0).is_empty());
     let seq = beat(&mut core, 105);
     let unknown = Err(RequestError::Code(ResponseError::UnknownMemberId));
-    assert_eq!(lost(&core.heartbeat_answered(at(105), seq, unknown, 0)), [0, 1], "asked after at once");
+    assert_eq!(
+        lost(&core.heartbeat_answered(at(105), seq, unknown, 0)),
+        [0, 1],
+        "the heartbeat is sent at once"
+    );
 }
 
 /// The member was expelled and rejoined under another id, and the response to an earlier commit arrives late.
@@ -119,7 +123,7 @@ fn drn_1_rejection_of_former_identity_takes_nothing_away() {
         let mut core = stable(&[0, 1]);
         // The group was recreated and counts its generations from 1.
         assert!(core.commit_refused(at(101), &who("before", 1), code, 0).is_empty());
-        assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
+        assert!(core.tick(at(101)).is_empty(), "no heartbeat is sent");
         assert_eq!(*core.kept(), BTreeSet::from([0, 1]));
     }
 }
@@ -140,7 +144,7 @@ fn h7_response_to_abandoned_join_is_ignored() {
     let late =
         core.joined(at(108), &who("me", 1), Err(RequestError::Code(ResponseError::UnknownMemberId)), 0);
     assert!(late.is_empty(), "{late:?}");
-    assert!(!join(&mut core, 109, 3, &[0]).is_empty(), "it waits for its own");
+    assert!(!join(&mut core, 109, 3, &[0]).is_empty(), "the member waits for its own response");
     let mut core = stable(&[0]);
     join_again(&mut core, 104, 2, &[0]);
     core.session.enter(ClassicStage::Syncing);
@@ -202,7 +206,10 @@ fn liv_1_partitions_lost_during_join_are_released_by_next() {
     let effects = core.coordinator_found(at(113), Ok(()), 0);
     assert_eq!(effects, [GroupEffect::Join { member: "me".into(), generation: -1, owned: vec![] }]);
     let joined = JoinResult { generation: 2, member: "me".into(), leader: "you".into(), members: vec![] };
-    assert!(core.joined(at(113), &who("me", 1), Ok(joined), 0).is_empty(), "not by the one that claimed");
+    assert!(
+        core.joined(at(113), &who("me", 1), Ok(joined), 0).is_empty(),
+        "a join that claimed nothing is expected"
+    );
     assert!(!join(&mut core, 114, 3, &[0, 1]).is_empty());
 }
 
@@ -212,7 +219,7 @@ fn h5_no_leave_over_own_invocations_after_loss() {
         |effects: Vec<GroupEffect>| matches!(effects[..], [GroupEffect::Leave { .. }, GroupEffect::EndLease]);
     let mut core = stable(&[0]);
     assert_eq!(lost(&core.tick(at(160))), [0]);
-    assert_eq!(core.leave(), [GroupEffect::EndLease], "the session ends by itself");
+    assert_eq!(core.leave(), [GroupEffect::EndLease], "the session expires");
     let mut core = stable(&[0]);
     core.tick(at(160));
     core.all_invocations_ended();
@@ -224,7 +231,7 @@ fn h5_no_leave_over_own_invocations_after_loss() {
 fn h7_one_heartbeat_in_flight_and_stale_responses_ignored() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
-    assert!(core.tick(at(104)).is_empty(), "one is outstanding");
+    assert!(core.tick(at(104)).is_empty(), "one heartbeat is in flight");
     assert!(core.heartbeat_answered(at(104), seq + 1, Ok(()), 0).is_empty());
     core.heartbeat_answered(at(104), seq, Err(RequestError::Code(ResponseError::RebalanceInProgress)), 0);
     let old = beat(&mut core, 107);
@@ -256,12 +263,12 @@ fn h25_rejoin_while_draining_claims_draining_partitions() {
     let effects = join(&mut core, 107, 3, &[0, 1]);
     assert!(
         !effects.iter().any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Revoke { .. }))),
-        "it was told once"
+        "the revocation was notified once"
     );
     let effects = core.released(at(108), &[0]);
     assert!(
         matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Assigned { added, .. })] if added == &[0]),
-        "given back: starts anew"
+        "reassigned: it starts again"
     );
 }
 
@@ -274,7 +281,7 @@ fn h7_fencing_heartbeat_leaves_decision_to_pending_join() {
     let effects =
         core.heartbeat_answered(at(106), seq, Err(RequestError::Code(ResponseError::IllegalGeneration)), 0);
     assert!(lost(&effects).is_empty());
-    assert_eq!(lost(&core.tick(at(111))), [0], "the lease still ends by itself");
+    assert_eq!(lost(&core.tick(at(111))), [0], "the lease still expires");
 }
 
 #[test]

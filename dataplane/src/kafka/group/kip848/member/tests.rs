@@ -51,7 +51,7 @@ fn lost(effects: &[GroupEffect]) -> Vec<i32> {
 
 fn come_in(core: &mut Kip848Member, second: u64) -> Kip848Heartbeat {
     assert_eq!(core.tick(at(second)), [GroupEffect::FindCoordinator]);
-    beat_in(&core.coordinator_found(at(second), Ok(None), 0)).expect("says that it is there")
+    beat_in(&core.coordinator_found(at(second), Ok(None), 0)).expect("the member sends a heartbeat")
 }
 
 /// Returns a member in epoch `epoch` that owns `partitions`, joined at second 100.
@@ -60,7 +60,7 @@ fn stable(epoch: i32, partitions: &[i32]) -> Kip848Member {
     let beat = come_in(&mut core, 100);
     core.heartbeat_answered(at(100), beat.seq, Ok(told(epoch, Some(partitions))), 0);
     let beat = say(&mut core, 100);
-    assert_eq!(beat.owned, Some(share(partitions)), "what it has taken is told at once");
+    assert_eq!(beat.owned, Some(share(partitions)), "the assignment is acknowledged at once");
     core.heartbeat_answered(at(100), beat.seq, Ok(told(epoch, None)), 0);
     core
 }
@@ -105,7 +105,7 @@ fn join_is_a_full_heartbeat_with_epoch_0() {
     let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
     assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", 0, true));
-    assert_eq!(beat.owned, Some(TopicPartitions::default()), "nothing, and said so");
+    assert_eq!(beat.owned, Some(TopicPartitions::default()), "an empty list is reported");
     assert_eq!(beat.rebalance_timeout, Duration::from_secs(70));
 }
 
@@ -149,7 +149,7 @@ fn h1_lease_follows_session_reported_by_broker() {
 }
 
 #[test]
-fn h1_fenced_member_loses_everything_and_keeps_its_id() {
+fn h1_fenced_member_keeps_only_its_id() {
     for code in [ResponseError::FencedMemberEpoch, ResponseError::UnknownMemberId] {
         let mut core = stable(4, &[0, 1]);
         let effects = refuse(&mut core, 103, code);
@@ -179,7 +179,7 @@ fn drn_1_rejection_of_former_identity_takes_nothing_away() {
             let mut core = stable(4, &[0]);
             let sent_as = MemberIdentity { member: member.to_owned(), generation };
             assert!(core.commit_refused(at(101), &sent_as, code, 0).is_empty());
-            assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
+            assert!(core.tick(at(101)).is_empty(), "no heartbeat is sent");
             assert_eq!(*core.kept(), BTreeSet::from([0]));
         }
     }
@@ -219,11 +219,11 @@ fn h2_lease_of_draining_member_ends_with_rebalance_timeout() {
     let beat = say(&mut core, 166);
     core.released(at(166), &[0]);
     let effects = core.heartbeat_answered(at(166), beat.seq, Ok(told(1, None)), 0);
-    assert!(effects.is_empty(), "it was said before the release: {effects:?}");
+    assert!(effects.is_empty(), "the heartbeat was sent before the release: {effects:?}");
     let beat = say(&mut core, 166);
     let effects = core.heartbeat_answered(at(166), beat.seq, Ok(told(2, None)), 0);
     let extended = GroupEffect::ExtendLease(at(166) + LEASE);
-    assert!(effects.contains(&extended), "the coordinator knows that it let go: {effects:?}");
+    assert!(effects.contains(&extended), "the coordinator knows of the release: {effects:?}");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn h2_longer_rebalance_timeout_applies_to_later_drains_only() {
         let beat = say(&mut core, 167);
         let effects = core.heartbeat_answered(at(167), beat.seq, Ok(told(1, Some(&[1]))), 0);
         let goes_on = effects.iter().any(|effect| matches!(effect, GroupEffect::ExtendLease(_)));
-        assert_eq!(goes_on, raised_before, "a drain that began before goes on under 70 s: {last:?}");
+        assert_eq!(goes_on, raised_before, "an earlier drain keeps its limit of 70 s: {last:?}");
     }
 }
 
@@ -282,11 +282,11 @@ fn h5_no_rejoin_over_own_invocations_after_loss() {
 fn h7_one_heartbeat_in_flight_and_stale_responses_ignored() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
-    assert!(core.tick(at(104)).is_empty(), "one is outstanding");
+    assert!(core.tick(at(104)).is_empty(), "one heartbeat is in flight");
     assert!(core.heartbeat_answered(at(104), beat.seq + 1, Ok(told(9, Some(&[]))), 0).is_empty());
     core.commit_refused(at(104), &who(1), ResponseError::UnknownMemberId, 0);
     let late = core.heartbeat_answered(at(104), beat.seq, Ok(told(1, Some(&[0]))), 0);
-    assert!(late.is_empty(), "it was sent by who we were: {late:?}");
+    assert!(late.is_empty(), "the heartbeat carried the former identity: {late:?}");
 }
 
 #[test]
@@ -381,5 +381,5 @@ fn drn_1_leave_names_member_id_and_ends_lease() {
     let mut core = stable(1, &[]);
     assert_eq!(core.leave(), [GroupEffect::Leave { member: "me".into() }, GroupEffect::EndLease]);
     let mut silent = Kip848Member::new(timing(), "me".to_owned(), at(100));
-    assert_eq!(silent.leave(), [GroupEffect::EndLease], "nobody knows it");
+    assert_eq!(silent.leave(), [GroupEffect::EndLease], "the coordinator does not know the member");
 }
