@@ -15,7 +15,7 @@ use super::queue::EventQueue;
 use super::random::SeededRandom;
 use super::schedule::{FaultKind, FaultSchedule, FaultTrigger, ScheduledFault};
 use crate::history::{HistoryEntry, HistoryEvent as Happened, OwnerProcess};
-use crate::sim::node::messages::NodeMessage;
+use crate::node::messages::NodeMessage;
 
 /// Wall clock at the start of a schedule.
 pub(super) const WALL_MS: i64 = 1_700_000_000_000;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lighterman::invoker::outcome::InvokeResponse;
+use lighterman::messages::batch::BatchId;
 use lighterman_proto::units::Moment;
 
 use super::environment::{EnvironmentEvent, SimulatedEnvironment, owner};
 use super::schedule::{FaultKind, FaultTrigger};
 use crate::history::{HistoryEvent as Happened, InvocationShare};
-use crate::invoker::outcome::InvokeResponse;
-use crate::messages::batch::BatchId;
-use crate::sim::node::messages::NodeMessage;
+use crate::node::messages::NodeMessage;
 
 /// Records of an event above which schedules with service errors may reject it.
 const RECORDS_TAKEN_MAX: usize = 5;

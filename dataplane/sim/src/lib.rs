@@ -6,7 +6,7 @@
 //!                     │                 (mutants: single-line faults of them)                 and destination
 //!                     └──▶ history ──▶ checker ──▶ violations ──▶ shrink
 //! ```
-//! It is behind the feature `sim`, which no production build enables. `tests/sim.rs` is its command line.
+//! `tests/sim.rs` is its command line. Load tests and chaos runs share its [`history`] checker.
 
 // Events carry many fields, and each match arm states the condition under which its event applies.
 #![allow(clippy::collapsible_match, clippy::too_many_arguments, clippy::redundant_closure_for_method_calls)]
@@ -16,7 +16,7 @@ mod destination;
 mod environment;
 mod faults;
 mod function;
-pub mod mutants;
+pub mod history;
 mod node;
 mod queue;
 pub mod random;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use lighterman::control::registry::{Registry, RegistryCommand};
 use lighterman_proto::api::MappingState;
 use lighterman_proto::ids::MappingId;
 
 use super::environment::SimulatedEnvironment;
-use crate::control::registry::{Registry, RegistryCommand};
 use crate::history::HistoryEvent as Happened;
 
 /// Store that keeps what was synced, and perhaps the last unsynced write.

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use lighterman::kafka::group::GroupProtocol;
+use lighterman::partition::attempts::attempt::FailureHandling;
 use lighterman_proto::topic_id::TopicId;
 
 use super::random::SeededRandom;
-use crate::kafka::group::GroupProtocol;
-use crate::partition::attempts::attempt::FailureHandling;
 
 /// Kind of a fault; each schedule omits a random half of them, or most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

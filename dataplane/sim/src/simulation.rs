@@ -10,7 +10,7 @@ use super::node::{NodeState, SimulatedNode};
 use super::registry_store::RegistryStore;
 use super::schedule::{FaultKind, FaultSchedule};
 use crate::history::{HistoryChecker, HistoryEvent as Happened, HistoryRules, Invariant, Violation};
-use crate::sim::node::messages::NodeMessage;
+use crate::node::messages::NodeMessage;
 
 /// Maximum time after the faults until everything is committed and every node has left.
 const QUIET_MAX: Duration = Duration::from_secs(120);

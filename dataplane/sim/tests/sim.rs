@@ -1,7 +1,7 @@
 //! The simulator's command line.
 //!
 //! ```text
-//! cargo test --release -p lighterman --features sim --test sim         as in CI
+//! cargo test --release -p lighterman-sim --features mutants --test sim as in CI
 //! … --test sim -- --schedules 1000000                                  more schedules
 //! … --test sim -- --seed 7                                             one schedule in detail
 //! … --test sim -- --seed 7 --edits 'without=Loss;nodes=1'              the same schedule, shrunk
@@ -9,7 +9,7 @@
 //!                                                                      small schedule that shows it
 //! … --test sim -- --fingerprints 1000                                  one line for each schedule, to be
 //!                                                                      compared before and after a refactoring
-//! … --test sim -- --mutants-table "$PWD/dataplane/src/sim/MUTANTS.md"  all mutants, written to a page
+//! … --test sim -- --mutants-table "$PWD/dataplane/sim/MUTANTS.md"      all mutants, written to a page
 //! ```
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,9 +18,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lighterman::history::Invariant;
-use lighterman::sim::shrink::{ScheduleEdits, shrink};
-use lighterman::sim::{FaultSchedule, mutants, run};
+use lighterman::mutants;
+use lighterman_sim::history::Invariant;
+use lighterman_sim::shrink::{ScheduleEdits, shrink};
+use lighterman_sim::{FaultSchedule, run};
 
 /// Number of schedules after which a mutant counts as not caught.
 const MUTANT_SCHEDULES: u64 = 400_000;
@@ -290,7 +291,9 @@ fn many(from: u64, count: u64) -> bool {
 fn tell_failure(seed: u64) {
     let Ok(outcome) = catch_unwind(|| run(&FaultSchedule::draw(seed), false)) else {
         println!("seed {seed}: a core panicked");
-        println!("reproduce: cargo test --release -p lighterman --features sim --test sim -- --seed {seed}");
+        println!(
+            "reproduce: cargo test --release -p lighterman-sim --features mutants --test sim -- --seed {seed}"
+        );
         return;
     };
     let Some(first) = outcome.violations.first() else { return };
@@ -302,7 +305,7 @@ fn tell_failure(seed: u64) {
     }
     println!("  {} events, shrunk from {}", smaller.events, outcome.events);
     println!(
-        "reproduce: cargo test --release -p lighterman --features sim --test sim -- --seed {seed} --edits '{edits}'"
+        "reproduce: cargo test --release -p lighterman-sim --features mutants --test sim -- --seed {seed} --edits '{edits}'"
     );
 }
 

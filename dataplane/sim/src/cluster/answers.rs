@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::offsets::{CommittedOffset, OffsetSpec};
 use lighterman_proto::ids::Offset;
 
 use super::super::environment::SimulatedEnvironment;
 use super::super::schedule::FaultKind;
 use super::{BrokerReply, BrokerRequest, RequestKind};
-use crate::kafka::offsets::{CommittedOffset, OffsetSpec};
 
 impl SimulatedEnvironment {
     /// Serves a request that has arrived.
-    pub(in crate::sim) fn serve(&mut self, ask: BrokerRequest) {
+    pub(crate) fn serve(&mut self, ask: BrokerRequest) {
         let reply = match &ask.request {
             RequestKind::Join { .. } => return self.join(&ask),
             RequestKind::Sync { .. } => return self.sync(&ask),

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::group::GroupProtocol;
+use lighterman::local::broker::kip848_coordinator::{HeartbeatResponse, ReceivedHeartbeat};
 
 use super::super::environment::SimulatedEnvironment;
 use super::group::owner_of;
 use super::{BrokerReply, BrokerRequest, RequestKind};
 use crate::history::HistoryEvent as Happened;
-use crate::kafka::group::GroupProtocol;
-use crate::kafka::group::kip848::coordinator_model::{HeartbeatResponse, ReceivedHeartbeat};
 
 /// Member epoch of a leave request.
 const LEAVES: i32 = -1;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::fetch::session::{FetchPartition, SessionRequest};
 use lighterman_proto::ids::Offset;
 
 use super::super::environment::{EnvironmentEvent, SimulatedEnvironment};
 use super::super::schedule::FaultKind;
 use super::{BrokerReply, BrokerRequest, FetchedPart, RequestKind, SimulatedCluster, WantedPartitions};
-use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
 
 /// Maximum sessions of a broker.
 const SESSIONS_MAX: usize = 64;
@@ -22,7 +22,7 @@ pub(crate) struct BrokerSession {
 }
 
 impl SimulatedEnvironment {
-    pub(in crate::sim) fn fetch(&mut self, mut ask: BrokerRequest) {
+    pub(crate) fn fetch(&mut self, mut ask: BrokerRequest) {
         let RequestKind::Fetch { step, bytes_max, .. } = &mut ask.request else { return };
         let (step, bytes_max) = (
             std::mem::replace(
@@ -64,14 +64,14 @@ impl SimulatedEnvironment {
         self.reply(ask.from, BrokerReply::Fetched { code, session, parts });
     }
 
-    pub(in crate::sim) fn fetch_waited(&mut self, ask: u64) {
+    pub(crate) fn fetch_waited(&mut self, ask: u64) {
         if let Some(ask) = self.cluster.parked.remove(&ask) {
             self.answer_parked(&ask);
         }
     }
 
     /// Answers the parked fetches that have something to return.
-    pub(in crate::sim) fn wake_fetches(&mut self) {
+    pub(crate) fn wake_fetches(&mut self) {
         for ask in std::mem::take(&mut self.cluster.parked).into_values() {
             let RequestKind::Fetch { step, bytes_max, .. } = &ask.request else { continue };
             if self.read_for(step.id, ask.broker, *bytes_max).is_empty() {

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::group::assignor::{self, PROTOCOL};
+use lighterman::kafka::group::wire;
+use lighterman::local::broker::group_messages::{DeferredResponse, JoinAnswer, JoinRequest};
 use lighterman_proto::units::Moment;
 
 use super::super::environment::{EnvironmentEvent, SimulatedEnvironment};
 use super::{ReplyReceiver, group};
-use crate::kafka::group::assignor::{self, PROTOCOL};
-use crate::kafka::group::wire;
-use crate::local::broker::coordinator::{DeferredResponse, JoinAnswer, JoinRequest};
 
 /// Node number of the foreign member, higher than any node's.
-pub(in crate::sim) const STRANGER: usize = 9;
+pub(crate) const STRANGER: usize = 9;
 const BEAT: Duration = Duration::from_millis(700);
 const REBALANCE: Duration = Duration::from_secs(12);
 
@@ -31,7 +31,7 @@ enum ForeignState {
 
 /// State of the foreign member.
 #[derive(Debug, Default)]
-pub(in crate::sim) struct ForeignMember {
+pub(crate) struct ForeignMember {
     state: ForeignState,
     sorts_first: bool,
     member: String,
@@ -45,7 +45,7 @@ pub(in crate::sim) struct ForeignMember {
 
 impl SimulatedEnvironment {
     /// Lets the foreign member join the group, once in a schedule, and pause after a while.
-    pub(in crate::sim) fn stranger_comes(&mut self) {
+    pub(crate) fn stranger_comes(&mut self) {
         if self.cluster.stranger.state != ForeignState::Absent || self.quiet {
             return;
         }
@@ -63,11 +63,11 @@ impl SimulatedEnvironment {
         self.after(Duration::ZERO, EnvironmentEvent::StrangerBeats);
     }
 
-    pub(in crate::sim) fn stranger_sleeps(&mut self, until: Moment) {
+    pub(crate) fn stranger_sleeps(&mut self, until: Moment) {
         self.cluster.stranger.asleep_until = until;
     }
 
-    pub(in crate::sim) fn stranger_beats(&mut self) {
+    pub(crate) fn stranger_beats(&mut self) {
         let now = self.now;
         if self.quiet {
             let member = std::mem::take(&mut self.cluster.stranger).member;

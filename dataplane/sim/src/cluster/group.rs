@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::group::wire;
+use lighterman::kafka::offsets::CommitOffset;
+use lighterman::local::broker::coordinator::{GroupPhase, StoredOffset};
+use lighterman::local::broker::group_messages::{DeferredResponse, JoinAnswer, JoinRequest, ResponseId};
 use lighterman_proto::units::Moment;
 
 use super::super::environment::{SimulatedEnvironment, owner};
@@ -11,14 +15,9 @@ use super::super::schedule::FaultKind;
 use super::foreign_member::STRANGER;
 use super::{BrokerReply, BrokerRequest, RequestKind};
 use crate::history::{HistoryEvent as Happened, OwnerProcess};
-use crate::kafka::group::wire;
-use crate::kafka::offsets::CommitOffset;
-use crate::local::broker::coordinator::{
-    DeferredResponse, GroupPhase, JoinRequest, ResponseId, StoredOffset,
-};
 
 /// Returns the client id of a process, which its member ids start with.
-pub(in crate::sim) fn client_of(node: usize, life: u32) -> String {
+pub(crate) fn client_of(node: usize, life: u32) -> String {
     format!("{node}.{life}")
 }
 
@@ -45,7 +44,7 @@ impl SimulatedEnvironment {
     pub(super) fn join(&mut self, ask: &BrokerRequest) {
         let RequestKind::Join { member, session, rebalance, subscription } = &ask.request else { return };
         if let Some(code) = self.group_trouble(ask.broker) {
-            let answer = crate::local::broker::coordinator::JoinAnswer::refused(code, member.clone());
+            let answer = JoinAnswer::refused(code, member.clone());
             self.reply(ask.from, BrokerReply::Joined(Box::new(answer)));
             return;
         }
@@ -150,7 +149,7 @@ impl SimulatedEnvironment {
     }
 
     /// Serves a commit whose sender has already timed out.
-    pub(in crate::sim) fn commit_late(&mut self, ask: &BrokerRequest) {
+    pub(crate) fn commit_late(&mut self, ask: &BrokerRequest) {
         self.late -= 1;
         let RequestKind::Commit { member, generation, commits } = &ask.request else { return };
         if self.may_commit(ask.broker, member, *generation).is_some() {
@@ -183,7 +182,7 @@ impl SimulatedEnvironment {
 
     /// Returns the end of a member's session if the coordinator receives nothing more from it, or `None` if it is no
     /// member.
-    pub(in crate::sim) fn session_ends(&self, member: &str) -> Option<Moment> {
+    pub(crate) fn session_ends(&self, member: &str) -> Option<Moment> {
         if self.is_consumer_group() {
             return Some(self.cluster.consumers.members.get(member)?.session_ends);
         }
@@ -191,7 +190,7 @@ impl SimulatedEnvironment {
     }
 
     /// Advances the coordinator's clock: sessions expire and join phases complete.
-    pub(in crate::sim) fn coordinator_tick(&mut self) {
+    pub(crate) fn coordinator_tick(&mut self) {
         if self.now < self.cluster.loading_until {
             return;
         }
@@ -204,7 +203,7 @@ impl SimulatedEnvironment {
     }
 
     /// Drops the deferred responses of a coordinator that has moved.
-    pub(in crate::sim) fn drop_waiting(&mut self) {
+    pub(crate) fn drop_waiting(&mut self) {
         for from in std::mem::take(&mut self.cluster.waiting).into_values() {
             let wait = self.random.micros(200, 200_000);
             self.no_reply(from, wait);

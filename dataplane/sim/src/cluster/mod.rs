@@ -13,6 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::fetch::session::{FetchPartition, SessionRequest};
+use lighterman::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use lighterman::local::broker::coordinator::BrokerGroup;
+use lighterman::local::broker::group_messages::JoinAnswer;
+use lighterman::local::broker::kip848_coordinator::{
+    ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat,
+};
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
@@ -21,12 +28,6 @@ use self::fetches::BrokerSession;
 use self::foreign_member::ForeignMember;
 use self::partition_log::PartitionLog;
 use super::schedule::FaultSchedule;
-use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
-use crate::kafka::group::kip848::coordinator_model::{
-    ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat,
-};
-use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
-use crate::local::broker::coordinator::{BrokerGroup, JoinAnswer};
 
 pub(super) const BROKERS: usize = 2;
 

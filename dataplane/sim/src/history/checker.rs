@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use lighterman::messages::outcome::Outcome;
 use lighterman_proto::units::Moment;
 
 use super::order::{OwnershipHistory, RunningInvocation, count_repeats, judge_order, name};
 use super::records::PartitionHistory;
 use super::{HistoryEntry, HistoryEvent, HistoryRules, Invariant, InvocationShare, OwnerProcess, Violation};
-use crate::messages::outcome::Outcome;
 
 /// Maximum number of reported violations.
 const VIOLATIONS_MAX: usize = 1000;

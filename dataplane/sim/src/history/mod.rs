@@ -8,9 +8,8 @@ pub mod checker;
 mod order;
 mod records;
 
+use lighterman::messages::outcome::Outcome;
 use lighterman_proto::units::Moment;
-
-use crate::messages::outcome::Outcome;
 
 pub use checker::{HistoryChecker, check};
 

@@ -6,23 +6,23 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lighterman::batcher::core::{BatchLimits, BatcherCore, SealCondition, SealedBatch};
+use lighterman::batcher::results::BatchShare;
+use lighterman::credit::memory_budget::{MemoryLease, Overdraft};
+use lighterman::credit::slots::{Slot, SlotReceiver};
+use lighterman::invoker::retry::SetbackCounts;
+use lighterman::messages::batch::BatchId;
+use lighterman::messages::offer::Offer;
+use lighterman::messages::records::RecordRun;
+use lighterman::runtime::in_flight::{InFlightGuard, LongestRun};
 use lighterman_proto::ids::{ConsumerId, Epoch, TopicPartition};
 use lighterman_proto::units::Moment;
 
 use super::super::environment::SimulatedEnvironment;
 use super::invocations::CarriedInvocation;
 use super::{OwnershipKey, SimulatedNode};
-use crate::batcher::core::{BatchLimits, BatcherCore, SealCondition, SealedBatch};
-use crate::batcher::results::BatchShare;
-use crate::credit::memory_budget::{MemoryLease, Overdraft};
-use crate::credit::slots::{Slot, SlotReceiver};
 use crate::history::{HistoryEvent as Happened, InvocationShare};
-use crate::invoker::retry::SetbackCounts;
-use crate::messages::batch::BatchId;
-use crate::messages::offer::Offer;
-use crate::messages::records::RecordRun;
-use crate::runtime::in_flight::{InFlightGuard, LongestRun};
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);

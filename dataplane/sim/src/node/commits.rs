@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::commits::coalescing::{CommitOutcome, CommitterCore, offsets_of};
+use lighterman::commits::verify::mismatched_partitions;
+use lighterman::kafka::group::effects::MemberIdentity;
+use lighterman::mapping::commit_port::outcome_of;
+use lighterman::messages::commit::CommitRequest;
 use lighterman_proto::ids::Epoch;
 
 use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
 use super::connections::{DEADLINE, LinePurpose, SimulatedConnection};
-use crate::commits::coalescing::{CommitOutcome, CommitterCore, offsets_of};
-use crate::commits::verify::mismatched_partitions;
 use crate::history::HistoryEvent as Happened;
-use crate::kafka::group::effects::MemberIdentity;
-use crate::mapping::commit_port::outcome_of;
-use crate::messages::commit::CommitRequest;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 pub(super) const READ_BACK_TICK: Duration = Duration::from_secs(5);
 

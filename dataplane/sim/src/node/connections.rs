@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use lighterman::kafka::group::effects::{GroupEffect, MemberIdentity};
+use lighterman::messages::commit::CommitRequest;
 use lighterman_proto::ids::Offset;
 
 use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
-use crate::kafka::group::effects::{GroupEffect, MemberIdentity};
-use crate::messages::commit::CommitRequest;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use lighterman::kafka::group::effects::{Kip848Heartbeat, Kip848Response, RequestError, TopicPartitions};
+use lighterman::kafka::group::member::MemberEvent;
+use lighterman::local::broker::kip848_coordinator::{HeartbeatResponse, ReceivedHeartbeat};
 use uuid::Uuid;
 
 use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
 use super::connections::{LinePurpose, SimulatedConnection};
-use crate::kafka::group::effects::{Kip848Heartbeat, Kip848Response, RequestError, TopicPartitions};
-use crate::kafka::group::kip848::coordinator_model::{HeartbeatResponse, ReceivedHeartbeat};
-use crate::kafka::group::member::MemberEvent;
 
 /// Heartbeat interval that the broker asks for.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -7,6 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lighterman::credit::memory_budget::{MemoryLease, Overdraft};
+use lighterman::kafka::fetch::pending::{
+    FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
+};
+use lighterman::kafka::fetch::session::FetchSession;
+use lighterman::kafka::fetch::wire::ErrorAction;
+use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::runtime::backoff::Backoff;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 
@@ -14,15 +22,7 @@ use super::super::cluster::{BROKERS, BrokerReply, FetchedPart, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::connections::RequestPurpose;
 use super::{OwnershipKey, SimulatedNode};
-use crate::credit::memory_budget::{MemoryLease, Overdraft};
-use crate::kafka::fetch::pending::{
-    FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
-};
-use crate::kafka::fetch::session::FetchSession;
-use crate::kafka::fetch::wire::ErrorAction;
-use crate::kafka::offsets::OffsetSpec;
-use crate::runtime::backoff::Backoff;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 /// Longer than in production, where a poll is cheap.
 const WAIT: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 
 /// Fetch of a partition that has room in its buffer.
 #[derive(Clone, Debug)]
-pub(in crate::sim) struct SimulatedFetch {
+pub(crate) struct SimulatedFetch {
     pub key: OwnershipKey,
     pub topic: Option<TopicId>,
     pub position: Offset,

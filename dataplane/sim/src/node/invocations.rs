@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lighterman::credit::memory_budget::MemoryLease;
+use lighterman::credit::slots::{Slot, Slots};
+use lighterman::invoker::InvocationOutcome;
+use lighterman::invoker::outcome::InvokeResponse;
+use lighterman::invoker::retry::RetryPolicy;
+use lighterman::invoker::throttle::ThrottleControl;
+use lighterman::messages::batch::BatchId;
 use lighterman_proto::ids::ConsumerId;
 use lighterman_proto::units::{Moment, SLOTS_PER_CONSUMER};
 
 use super::super::environment::SimulatedEnvironment;
 use super::super::function::SimulatedCall;
 use super::SimulatedNode;
-use crate::credit::memory_budget::MemoryLease;
-use crate::credit::slots::{Slot, Slots};
 use crate::history::InvocationShare;
-use crate::invoker::InvocationOutcome;
-use crate::invoker::outcome::InvokeResponse;
-use crate::invoker::retry::RetryPolicy;
-use crate::invoker::throttle::ThrottleControl;
-use crate::messages::batch::BatchId;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 /// Shorter than in production, as schedules are.
 pub(super) const RETRY: RetryPolicy =

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighterman::messages::resume::ResumePoint;
 use lighterman_proto::control::{MappingSample, PartitionSample};
 use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
 use lighterman_scaler::assignment::AssignmentTable;
@@ -12,13 +13,12 @@ use lighterman_scaler::policy::{PollerBounds, ScalingPolicy};
 
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
-use crate::messages::resume::ResumePoint;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 const TICK: Duration = Duration::from_secs(1);
 
 /// State of the mapping on this node.
-pub(in crate::sim) struct SimulatedMember {
+pub(crate) struct SimulatedMember {
     scaler: ScalingPolicy,
     pub bounds: PollerBounds,
     pub table: AssignmentTable,
@@ -137,7 +137,7 @@ impl SimulatedNode {
     }
 
     /// Stops the node: it drains its partitions and leaves the group.
-    pub(in crate::sim) fn stop(&mut self, env: &mut SimulatedEnvironment) {
+    pub(crate) fn stop(&mut self, env: &mut SimulatedEnvironment) {
         if std::mem::replace(&mut self.member.stopping, true) {
             return;
         }

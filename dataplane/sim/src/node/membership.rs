@@ -5,6 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
+use lighterman::kafka::group::assignor::{self, MemberSubscription};
+use lighterman::kafka::group::effects::{
+    GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError,
+};
+use lighterman::kafka::group::kip848::session::SessionBounds;
+use lighterman::kafka::group::lease::margin;
+use lighterman::kafka::group::member::{GroupMember, MemberEvent as Answer};
+use lighterman::kafka::group::{GroupEvent, OwnershipLease, wire};
 use lighterman_proto::units::Moment;
 
 use super::super::cluster::{BrokerReply, RequestKind};
@@ -13,13 +21,7 @@ use super::super::schedule::FaultTrigger;
 use super::connections::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
 use super::{NodeState, SimulatedNode};
 use crate::history::{HistoryEvent as Happened, Invariant};
-use crate::kafka::group::assignor::{self, MemberSubscription};
-use crate::kafka::group::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
-use crate::kafka::group::kip848::session::SessionBounds;
-use crate::kafka::group::lease::margin;
-use crate::kafka::group::member::{GroupMember, MemberEvent as Answer};
-use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 /// A tenth of the real interval, as schedules are short.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(3);

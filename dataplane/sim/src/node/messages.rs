@@ -1,22 +1,22 @@
 //! Messages between the actors of a simulated node.
 
+use lighterman::credit::slots::Slot;
+use lighterman::invoker::outcome::{InvocationOutcome, InvokeResponse as FunctionReply};
+use lighterman::kafka::group::GroupEvent;
+use lighterman::messages::batch::BatchId;
+use lighterman::messages::commit::CommitRequest;
+use lighterman::messages::dead_letter::DeadLetterResult;
+use lighterman::messages::offer::Offer;
+use lighterman::messages::records::SharedLease;
+use lighterman::messages::report::PartitionReport;
+use lighterman::messages::resolution::{BatchResolution, InvocationMetadata};
+use lighterman::messages::resume::ResumePoint;
 use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::units::Moment;
 
 use super::super::cluster::{BrokerReply, FetchedPart};
 use super::OwnershipKey;
 use super::fetching::SimulatedFetch;
-use crate::credit::slots::Slot;
-use crate::invoker::outcome::{InvocationOutcome, InvokeResponse as FunctionReply};
-use crate::kafka::group::GroupEvent;
-use crate::messages::batch::BatchId;
-use crate::messages::commit::CommitRequest;
-use crate::messages::dead_letter::DeadLetterResult;
-use crate::messages::offer::Offer;
-use crate::messages::records::SharedLease;
-use crate::messages::report::PartitionReport;
-use crate::messages::resolution::{BatchResolution, InvocationMetadata};
-use crate::messages::resume::ResumePoint;
 
 /// Destination of a message; each mailbox keeps its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

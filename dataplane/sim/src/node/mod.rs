@@ -21,6 +21,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighterman::credit::memory_budget::MemoryBudget;
+use lighterman::credit::slots::Slot;
+use lighterman::runtime::in_flight::InFlight;
 use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
@@ -37,10 +40,7 @@ use self::partitions::RunningPartition;
 use self::starts::StartResolution;
 use super::cluster::{BROKERS, BrokerReply};
 use super::environment::{EnvironmentEvent, SimulatedEnvironment};
-use crate::credit::memory_budget::MemoryBudget;
-use crate::credit::slots::Slot;
-use crate::runtime::in_flight::InFlight;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 /// Partition under one ownership.
 pub(super) type OwnershipKey = (i32, Epoch);
@@ -90,7 +90,7 @@ pub(super) struct SimulatedNode {
     placed: BTreeMap<i32, usize>,
     leaderless: BTreeMap<i32, SimulatedFetch>,
     looking: bool,
-    router_backoff: crate::runtime::backoff::Backoff,
+    router_backoff: lighterman::runtime::backoff::Backoff,
     granted: Arc<Mutex<Vec<(u32, Slot)>>>,
 }
 

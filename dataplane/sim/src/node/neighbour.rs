@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lighterman::credit::memory_budget::{MemoryBudget, MemoryLease};
 
 use super::super::environment::SimulatedEnvironment;
-use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 
 const AGAIN: Duration = Duration::from_millis(700);
 /// More than a limited budget can grant.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lighterman::kafka::group::GroupEvent;
+use lighterman::messages::report::{PartitionReport, PartitionState};
 use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_scaler::assignment::AssignmentMove;
 
@@ -9,9 +11,7 @@ use super::super::environment::{SimulatedEnvironment, owner};
 use super::SimulatedNode;
 use super::batches::SimulatedConsumer;
 use crate::history::HistoryEvent as Happened;
-use crate::kafka::group::GroupEvent;
-use crate::messages::report::{PartitionReport, PartitionState};
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
 

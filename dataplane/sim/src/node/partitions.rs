@@ -5,6 +5,17 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lighterman::credit::memory_budget::MemoryLease;
+use lighterman::messages::commit::CommitRequest;
+use lighterman::messages::dead_letter::{AbandonedRecords, DeadLetterResult};
+use lighterman::messages::records::PartitionBatchLimits;
+use lighterman::messages::report::{PartitionReport, PartitionState};
+use lighterman::messages::resume::ResumePoint;
+use lighterman::partition::core::{PartitionCore, is_for};
+use lighterman::partition::effects::{
+    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
+    PartitionIdentity,
+};
 use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::records::AbortedTransactions;
@@ -14,25 +25,14 @@ use super::super::environment::SimulatedEnvironment;
 use super::super::schedule::FaultKind;
 use super::shelf::{OnCredit, SimulatedContext};
 use super::{OwnershipKey, SimulatedFetch, SimulatedNode};
-use crate::credit::memory_budget::MemoryLease;
 use crate::history::HistoryEvent as Happened;
-use crate::messages::commit::CommitRequest;
-use crate::messages::dead_letter::{AbandonedRecords, DeadLetterResult};
-use crate::messages::records::PartitionBatchLimits;
-use crate::messages::report::{PartitionReport, PartitionState};
-use crate::messages::resume::ResumePoint;
-use crate::partition::core::{PartitionCore, is_for};
-use crate::partition::effects::{
-    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
-    PartitionIdentity,
-};
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;
 
 /// Running partition.
-pub(in crate::sim) struct RunningPartition {
+pub(crate) struct RunningPartition {
     pub core: PartitionCore,
     /// Id of its topic.
     topic: Option<TopicId>,
@@ -377,14 +377,14 @@ impl SimulatedNode {
     }
 
     /// Returns the failing records, for the operator.
-    pub(in crate::sim) fn failing(&self) -> Vec<(OwnershipKey, Offset)> {
+    pub(crate) fn failing(&self) -> Vec<(OwnershipKey, Offset)> {
         let of =
             |(key, running): (&OwnershipKey, &RunningPartition)| Some((*key, running.core.failing()?.offset));
         self.partitions.iter().filter_map(of).collect()
     }
 
     /// Skips a record for the operator.
-    pub(in crate::sim) fn skip(&mut self, env: &mut SimulatedEnvironment, key: OwnershipKey, offset: Offset) {
+    pub(crate) fn skip(&mut self, env: &mut SimulatedEnvironment, key: OwnershipKey, offset: Offset) {
         self.step(env, key, |core, now, context| core.skip(now, offset, None, context).1);
     }
 }

@@ -1,16 +1,16 @@
 //! Handling of invocation outcomes, modelled on `batcher/answers.rs`.
 
+use lighterman::batcher::results::{BatchShare, ResultContext, partition_results};
+use lighterman::invoker::InvocationOutcome;
+use lighterman::invoker::retry::{AttemptInfo, retry_at};
+use lighterman::messages::batch::BatchId;
+use lighterman::messages::resolution::InvocationMetadata;
 use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_proto::units::Moment;
 
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
-use crate::batcher::results::{BatchShare, ResultContext, partition_results};
-use crate::invoker::InvocationOutcome;
-use crate::invoker::retry::{AttemptInfo, retry_at};
-use crate::messages::batch::BatchId;
-use crate::messages::resolution::InvocationMetadata;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 impl SimulatedNode {
     pub(super) fn settle(

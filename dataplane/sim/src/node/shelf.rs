@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lighterman::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
+use lighterman::messages::records::{RecordSizer, SharedLease};
+use lighterman::partition::reader::fetch_buffer::BatchOpener;
+use lighterman::partition::reader::fetch_buffer::CreditShortage;
+use lighterman::partition::reader::fetch_buffer::OpenedBatch;
+use lighterman::partition::reader::fetch_buffer::PlainSize;
+use lighterman::partition::reader::fetch_buffer::RecordFilter;
+use lighterman::partition::reader::pieces::NextPiece;
+use lighterman::partition::reader::pieces::PieceLimits;
+use lighterman::partition::reader::pieces::PiecedBatch;
 use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
-
-use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
-use crate::messages::records::{RecordSizer, SharedLease};
-use crate::partition::reader::fetch_buffer::BatchOpener;
-use crate::partition::reader::fetch_buffer::CreditShortage;
-use crate::partition::reader::fetch_buffer::OpenedBatch;
-use crate::partition::reader::fetch_buffer::PlainSize;
-use crate::partition::reader::fetch_buffer::RecordFilter;
-use crate::partition::reader::pieces::NextPiece;
-use crate::partition::reader::pieces::PieceLimits;
-use crate::partition::reader::pieces::PiecedBatch;
 
 /// Small, so that batches have several pieces.
 const PIECES: PieceLimits =

@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lighterman::commits::start_plan::{self, StartPlan};
+use lighterman::kafka::group::effects::MemberIdentity;
+use lighterman::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use lighterman::messages::resume::ResumePoint;
 use lighterman_proto::ids::Offset;
 use lighterman_proto::topic_id::TopicId;
 
@@ -10,11 +14,7 @@ use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
 use super::connections::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
-use crate::commits::start_plan::{self, StartPlan};
-use crate::kafka::group::effects::MemberIdentity;
-use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
-use crate::messages::resume::ResumePoint;
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
+use crate::node::messages::{MessageMailbox, NodeMessage};
 
 const START_AGAIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(500);

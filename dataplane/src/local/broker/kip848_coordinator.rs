@@ -1,6 +1,6 @@
-//! Model of a consumer group's coordinator, after Kafka's, that members are tested against. It has a target
-//! assignment for each group epoch and moves the members to it one by one. No partition is assigned before its owner
-//! has stopped reporting it.
+//! Group coordinator of the consumer protocol (KIP-848), after Kafka's, that members are tested against. It has a
+//! target assignment for each group epoch and moves the members to it one by one. No partition is assigned before its
+//! owner has stopped reporting it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,36 +10,47 @@ use lighterman_proto::units::Moment;
 
 /// Heartbeat as received by the coordinator.
 #[derive(Clone, Debug)]
-pub(crate) struct ReceivedHeartbeat {
+pub struct ReceivedHeartbeat {
+    /// Id of the member.
     pub member: String,
+    /// Epoch of the member: 0 to join, −1 to leave.
     pub epoch: i32,
+    /// True if all fields of the request are set, which asks for the whole assignment.
     pub everything: bool,
+    /// Time that the member has to release revoked partitions.
     pub rebalance_timeout: Duration,
+    /// Partitions that the member owns, `None` if unchanged.
     pub owned: Option<BTreeSet<i32>>,
 }
 
 /// Successful response to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HeartbeatResponse {
+pub struct HeartbeatResponse {
+    /// Epoch of the member from here on.
     pub epoch: i32,
+    /// Assigned partitions, `None` if unchanged.
     pub assignment: Option<BTreeSet<i32>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ModelPhase {
+enum MemberPhase {
     Stable,
     Unrevoked,
     Unreleased,
 }
 
+/// Member as the coordinator knows it.
 #[derive(Debug)]
-pub(crate) struct ModelMember {
+pub struct ConsumerGroupMember {
     epoch: i32,
     previous_epoch: i32,
-    phase: ModelPhase,
+    phase: MemberPhase,
+    /// Partitions that the member was told to own.
     pub assigned: BTreeSet<i32>,
+    /// Partitions that the member was told to release and still reports.
     pub pending_revocation: BTreeSet<i32>,
     rebalance_timeout: Duration,
+    /// Moment at which the member is expelled unless it sends a heartbeat.
     pub session_ends: Moment,
     /// Moment at which it is expelled for not having released its partitions.
     barrier_ends: Option<Moment>,
@@ -47,8 +58,9 @@ pub(crate) struct ModelMember {
 
 /// Coordinator of one group that reads one topic.
 #[derive(Debug)]
-pub(crate) struct ConsumerCoordinator {
-    pub members: BTreeMap<String, ModelMember>,
+pub struct ConsumerCoordinator {
+    /// Members by id.
+    pub members: BTreeMap<String, ConsumerGroupMember>,
     partitions: i32,
     session: Duration,
     epoch: i32,
@@ -58,15 +70,14 @@ pub(crate) struct ConsumerCoordinator {
 }
 
 impl ConsumerCoordinator {
-    pub(crate) fn new(partitions: i32, session: Duration, lenient: bool) -> Self {
+    /// Creates the coordinator of an empty group that reads a topic with `partitions` partitions. `session` is the
+    /// session timeout.
+    pub fn new(partitions: i32, session: Duration, lenient: bool) -> Self {
         Self { members: BTreeMap::new(), partitions, session, epoch: 0, target: BTreeMap::new(), lenient }
     }
 
-    pub(crate) fn heartbeat(
-        &mut self,
-        now: Moment,
-        said: &ReceivedHeartbeat,
-    ) -> Result<HeartbeatResponse, Code> {
+    /// Applies a heartbeat, after removing the members whose session or barrier has ended.
+    pub fn heartbeat(&mut self, now: Moment, said: &ReceivedHeartbeat) -> Result<HeartbeatResponse, Code> {
         self.tick(now);
         if said.epoch == -1 {
             self.remove(&said.member).ok_or(Code::UnknownMemberId)?;
@@ -92,8 +103,7 @@ impl ConsumerCoordinator {
     }
 
     /// Returns the error code if this member may not commit, `None` if it may.
-    #[cfg(feature = "sim")]
-    pub(crate) fn may_commit(&self, member: &str, epoch: i32) -> Option<Code> {
+    pub fn may_commit(&self, member: &str, epoch: i32) -> Option<Code> {
         match self.members.get(member) {
             None => Some(Code::UnknownMemberId),
             Some(member) => (member.epoch != epoch).then_some(Code::StaleMemberEpoch),
@@ -101,8 +111,7 @@ impl ConsumerCoordinator {
     }
 
     /// Sets the partition count of the topic.
-    #[cfg(feature = "sim")]
-    pub(crate) fn set_partitions(&mut self, partitions: i32) {
+    pub fn set_partitions(&mut self, partitions: i32) {
         if partitions != self.partitions {
             self.partitions = partitions;
             self.assign();
@@ -110,8 +119,8 @@ impl ConsumerCoordinator {
     }
 
     /// Removes the members whose session or barrier has ended.
-    pub(crate) fn tick(&mut self, now: Moment) {
-        let over = |member: &ModelMember| {
+    pub fn tick(&mut self, now: Moment) {
+        let over = |member: &ConsumerGroupMember| {
             now >= member.session_ends || member.barrier_ends.is_some_and(|barrier| now >= barrier)
         };
         let gone: Vec<String> =
@@ -122,15 +131,15 @@ impl ConsumerCoordinator {
     }
 
     /// Moves the coordinator to another broker, which restarts all timers.
-    pub(crate) fn fail_over(&mut self, now: Moment) {
+    pub fn fail_over(&mut self, now: Moment) {
         for member in self.members.values_mut() {
             member.session_ends = now + self.session;
             member.barrier_ends =
-                (member.phase == ModelPhase::Unrevoked).then_some(now + member.rebalance_timeout);
+                (member.phase == MemberPhase::Unrevoked).then_some(now + member.rebalance_timeout);
         }
     }
 
-    fn check_epoch(&self, known: &ModelMember, said: &ReceivedHeartbeat) -> Result<(), Code> {
+    fn check_epoch(&self, known: &ConsumerGroupMember, said: &ReceivedHeartbeat) -> Result<(), Code> {
         if said.epoch == known.epoch || (said.epoch == 0 && self.lenient) {
             return Ok(());
         }
@@ -141,10 +150,10 @@ impl ConsumerCoordinator {
     }
 
     fn add(&mut self, now: Moment, said: &ReceivedHeartbeat) {
-        let member = ModelMember {
+        let member = ConsumerGroupMember {
             epoch: 0,
             previous_epoch: 0,
-            phase: ModelPhase::Stable,
+            phase: MemberPhase::Stable,
             assigned: BTreeSet::new(),
             pending_revocation: BTreeSet::new(),
             rebalance_timeout: said.rebalance_timeout,
@@ -155,7 +164,7 @@ impl ConsumerCoordinator {
         self.assign();
     }
 
-    fn remove(&mut self, id: &str) -> Option<ModelMember> {
+    fn remove(&mut self, id: &str) -> Option<ConsumerGroupMember> {
         let gone = self.members.remove(id)?;
         self.assign();
         Some(gone)
@@ -196,19 +205,19 @@ impl ConsumerCoordinator {
         let Some(member) = self.members.get_mut(id) else { return };
         let owns = |revoked: &BTreeSet<i32>| owned.is_none_or(|owned| !owned.is_disjoint(revoked));
         match member.phase {
-            ModelPhase::Stable if member.epoch == target_epoch => {}
-            ModelPhase::Unrevoked if owns(&member.pending_revocation) => {}
+            MemberPhase::Stable if member.epoch == target_epoch => {}
+            MemberPhase::Unrevoked if owns(&member.pending_revocation) => {}
             phase => {
-                let next = member.epoch + i32::from(phase == ModelPhase::Unrevoked);
+                let next = member.epoch + i32::from(phase == MemberPhase::Unrevoked);
                 member.next(next.min(target_epoch), &target, target_epoch, &taken, owns);
                 member.barrier_ends =
-                    (member.phase == ModelPhase::Unrevoked).then_some(now + member.rebalance_timeout);
+                    (member.phase == MemberPhase::Unrevoked).then_some(now + member.rebalance_timeout);
             }
         }
     }
 }
 
-impl ModelMember {
+impl ConsumerGroupMember {
     fn next(
         &mut self,
         epoch: i32,
@@ -221,12 +230,12 @@ impl ModelMember {
         let kept: BTreeSet<i32> = self.assigned.intersection(target).copied().collect();
         self.previous_epoch = self.epoch;
         if !revoked.is_empty() && owns(&revoked) {
-            (self.phase, self.epoch) = (ModelPhase::Unrevoked, epoch);
+            (self.phase, self.epoch) = (MemberPhase::Unrevoked, epoch);
             (self.assigned, self.pending_revocation) = (kept, revoked);
             return;
         }
         let waits = target.iter().any(|partition| !kept.contains(partition) && taken.contains(partition));
-        self.phase = if waits { ModelPhase::Unreleased } else { ModelPhase::Stable };
+        self.phase = if waits { MemberPhase::Unreleased } else { MemberPhase::Stable };
         self.epoch = target_epoch;
         self.pending_revocation.clear();
         self.assigned = target.iter().filter(|p| kept.contains(p) || !taken.contains(p)).copied().collect();
