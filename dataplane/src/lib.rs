@@ -9,9 +9,9 @@
 //! ```
 //! Data flows right, credit flows left, decisions flow down, facts flow up.
 
-/// Expands to the right expression. The wrong one exists only under the feature `sim`, which tests the simulator with
-/// it.
-#[cfg(not(feature = "sim"))]
+/// Expands to the right expression. The wrong one exists only under the feature `mutants`, which tests the simulator
+/// with it.
+#[cfg(not(feature = "mutants"))]
 macro_rules! mutant {
     ($name:literal, $right:expr, $wrong:expr) => {
         $right
@@ -19,10 +19,10 @@ macro_rules! mutant {
 }
 
 /// Expands to the right expression, or to the wrong one while its mutant is on. The simulator must catch the mutant.
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 macro_rules! mutant {
     ($name:literal, $right:expr, $wrong:expr) => {
-        if $crate::sim::mutants::is_on($name) { $wrong } else { $right }
+        if $crate::mutants::is_on($name) { $wrong } else { $right }
     };
 }
 
@@ -38,8 +38,6 @@ pub mod credit;
 pub mod destination;
 pub mod egress;
 pub mod error;
-#[cfg(any(feature = "history", feature = "sim", test))]
-pub mod history;
 pub mod invoker;
 pub mod kafka;
 pub mod keepalive;
@@ -47,9 +45,9 @@ pub mod local;
 pub mod mapping;
 pub mod messages;
 pub mod metrics;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod partition;
 pub mod runtime;
-#[cfg(feature = "sim")]
-pub mod sim;
 pub mod status;
 pub mod telemetry;

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lighterman::history::{self, HistoryChecker, HistoryRules, Invariant, InvocationShare, Violation};
 use lighterman_proto::units::Moment;
+use lighterman_sim::history::{self, HistoryChecker, HistoryRules, Invariant, InvocationShare, Violation};
 
 use crate::function::{InvocationAction, InvocationEvent};
 

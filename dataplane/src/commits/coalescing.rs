@@ -48,7 +48,7 @@ pub(crate) fn split_by_topic(
 }
 
 /// Converts `frontiers` to the offsets of a request.
-pub(crate) fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
+pub fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
     frontiers
         .into_iter()
         .map(|frontier| CommitOffset {

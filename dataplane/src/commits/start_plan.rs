@@ -149,7 +149,7 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
 }
 
 /// Classifies the group's commits against `topic`, the current topic of that name.
-pub(crate) fn known_of(
+pub fn known_of(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     topic: Option<TopicId>,
 ) -> Vec<KnownCommit> {
@@ -173,7 +173,7 @@ fn committed_in(topic: Option<TopicId>, metadata: &str) -> GroupCommit {
 }
 
 /// Returns the number of partitions at activation that the commits in this topic carry.
-pub(crate) fn activated(known: &[KnownCommit]) -> Option<i32> {
+pub fn activated(known: &[KnownCommit]) -> Option<i32> {
     known
         .iter()
         .filter_map(|entry| if let GroupCommit::Here(activated) = entry.committed { activated } else { None })

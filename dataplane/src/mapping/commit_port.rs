@@ -135,7 +135,7 @@ fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditE
 /// the offsets stay valid. A fencing code may refer to the previous generation while the next is being joined. If it
 /// does not, the group takes the partitions and their pending commits away. Waiting does not help if the topic is
 /// gone or forbidden, or if the commit is too long.
-pub(crate) fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
+pub fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
     use ResponseError as E;
     match code {
         None => CommitOutcome::Done,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use lighterman::history::Invariant;
+use lighterman_sim::history::Invariant;
 
 use super::plan::SESSION;
 use crate::checker;

@@ -242,8 +242,8 @@ fn milliseconds(of: &LatencyPercentiles) -> PercentilesMs {
 
 #[cfg(test)]
 mod tests {
-    use lighterman::history::{Invariant, Violation};
     use lighterman_proto::units::Moment;
+    use lighterman_sim::history::{Invariant, Violation};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 mod broker_task;
 mod messages;
-pub(crate) mod pending;
+pub mod pending;
 mod places;
 mod router;
 pub mod session;

@@ -29,7 +29,7 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 const HEAD_BYTES: usize = 256;
 
 /// Parameters of a partition's fetch.
-pub(crate) trait FetchSpec {
+pub trait FetchSpec {
     /// Returns the id of the topic, if known.
     fn topic(&self) -> Option<TopicId>;
     /// Returns the offset of the first record to fetch.
@@ -41,7 +41,7 @@ pub(crate) trait FetchSpec {
 }
 
 /// Fetches of the partitions that one broker leads.
-pub(crate) struct PendingFetches<W> {
+pub struct PendingFetches<W> {
     /// Fetches without an answer.
     wants: BTreeMap<TopicPartition, OpenFetch<W>>,
     /// Partitions of this broker that have no buffer space at present.
@@ -73,24 +73,24 @@ impl<W> Default for PendingFetches<W> {
 
 impl<W: FetchSpec + Clone> PendingFetches<W> {
     /// True if no fetch is pending.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.wants.is_empty()
     }
 
     /// True if no partition is pending or paused.
-    pub(crate) fn is_deserted(&self) -> bool {
+    pub fn is_deserted(&self) -> bool {
         self.wants.is_empty() && self.paused.is_empty()
     }
 
     /// Adds a fetch, which replaces an earlier one of its partition.
-    pub(crate) fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32, now: Moment) {
+    pub fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32, now: Moment) {
         let before = self.paused.remove(&partition).map(|resting| resting.heard);
         let heard = before.or(self.wants.get(&partition).map(|open| open.heard)).unwrap_or(now);
         self.wants.insert(partition, OpenFetch { want, leader_epoch, heard });
     }
 
     /// Pauses a partition with a pending fetch.
-    pub(crate) fn pause(&mut self, partition: &TopicPartition, now: Moment) {
+    pub fn pause(&mut self, partition: &TopicPartition, now: Moment) {
         if let Some(OpenFetch { want, heard, .. }) = self.wants.remove(partition) {
             self.paused.insert(partition.clone(), PausedFetch { answered: want, since: now, heard });
         }
@@ -98,39 +98,36 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
 
     /// Adds a partition that has been paused since `since`. Its last fetch, `answered`, was sent to another broker.
     /// Its log end is requested at once.
-    pub(crate) fn rest(&mut self, partition: TopicPartition, answered: W, since: Moment) {
+    pub fn rest(&mut self, partition: TopicPartition, answered: W, since: Moment) {
         self.paused.insert(partition, PausedFetch { answered, since, heard: NEVER });
     }
 
     /// Removes the paused partitions for which `is_elsewhere` returns true. Returns their last fetches and the start
     /// of each pause.
-    pub(crate) fn take_resting(
-        &mut self,
-        is_elsewhere: impl Fn(&TopicPartition) -> bool,
-    ) -> Vec<(W, Moment)> {
+    pub fn take_resting(&mut self, is_elsewhere: impl Fn(&TopicPartition) -> bool) -> Vec<(W, Moment)> {
         let taken = self.paused.extract_if(.., |partition, _| is_elsewhere(partition));
         taken.map(|(_, resting)| (resting.answered, resting.since)).collect()
     }
 
     /// Removes the partition, pending or paused.
-    pub(crate) fn forget(&mut self, partition: &TopicPartition) {
+    pub fn forget(&mut self, partition: &TopicPartition) {
         self.wants.remove(partition);
         self.paused.remove(partition);
     }
 
     /// Returns the partition's pending fetch.
-    pub(crate) fn want(&self, partition: &TopicPartition) -> Option<&W> {
+    pub fn want(&self, partition: &TopicPartition) -> Option<&W> {
         self.wants.get(partition).map(|open| &open.want)
     }
 
     /// Returns the partition's pending fetch, or its last one while it is paused.
-    pub(crate) fn last_want(&self, partition: &TopicPartition) -> Option<&W> {
+    pub fn last_want(&self, partition: &TopicPartition) -> Option<&W> {
         self.want(partition).or(self.paused.get(partition).map(|resting| &resting.answered))
     }
 
     /// Returns the topic id of the partition's pending fetch, the leader epoch of the record before its position,
     /// and the leader epoch from metadata.
-    pub(crate) fn known(&self, partition: &TopicPartition) -> Option<(Option<TopicId>, Option<i32>, i32)> {
+    pub fn known(&self, partition: &TopicPartition) -> Option<(Option<TopicId>, Option<i32>, i32)> {
         let open = self.wants.get(partition)?;
         Some((open.want.topic(), open.want.leader_epoch(), open.leader_epoch))
     }
@@ -138,7 +135,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     /// Returns the maximum of bytes to lease for the next poll, from a budget of `limit`. Record bytes are twice
     /// those of the last poll, so a poll without records keeps little memory from others while it waits. The frame's
     /// other bytes are added on top. Otherwise the doubling would stop once they equal the record bytes.
-    pub(crate) fn bytes_to_ask(&self, limit: usize) -> usize {
+    pub fn bytes_to_ask(&self, limit: usize) -> usize {
         let room: usize = self.wants.values().map(|open| open.want.bytes_max() as usize).sum();
         let records = room.min(self.useful_bytes).clamp(BYTES_MIN, BYTES_MAX);
         (records + self.head_bytes()).min((limit / 4).max(BYTES_MIN))
@@ -147,7 +144,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     /// Returns the record bytes to request in the next poll, for which `leased` bytes are available. At least half
     /// of them are for records, for any number of partitions: a broker responds only with partitions that have
     /// something to report.
-    pub(crate) fn record_bytes(&self, leased: usize) -> usize {
+    pub fn record_bytes(&self, leased: usize) -> usize {
         (leased - self.head_bytes().min(leased / 2)).max(1)
     }
 
@@ -156,7 +153,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     }
 
     /// Records that the last poll covered the pending fetches and returned `bytes` of records.
-    pub(crate) fn answered(&mut self, bytes: usize, now: Moment) {
+    pub fn answered(&mut self, bytes: usize, now: Moment) {
         self.useful_bytes = bytes.saturating_mul(2).clamp(BYTES_MIN, BYTES_MAX);
         for open in self.wants.values_mut() {
             open.heard = now;
@@ -164,7 +161,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     }
 
     /// Returns the partitions whose log end has been unconfirmed for a while, each once in that time.
-    pub(crate) fn take_unheard(&mut self, now: Moment) -> Vec<TopicPartition> {
+    pub fn take_unheard(&mut self, now: Moment) -> Vec<TopicPartition> {
         let open = self.wants.iter_mut().map(|(partition, open)| (partition, &mut open.heard));
         let resting = self.paused.iter_mut().map(|(partition, resting)| (partition, &mut resting.heard));
         let unheard = open.chain(resting).filter(|(_, heard)| now.since(**heard) >= UNHEARD_MAX);
@@ -177,7 +174,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     }
 
     /// Builds the next request of `session`. `speaks_ids` is true if the broker supports topic ids.
-    pub(crate) fn next(&self, session: &mut FetchSession, speaks_ids: bool) -> SessionRequest {
+    pub fn next(&self, session: &mut FetchSession, speaks_ids: bool) -> SessionRequest {
         let asked = |(partition, open): (&TopicPartition, &OpenFetch<W>)| {
             let asked = FetchPartition {
                 topic: open.want.topic(),
@@ -192,19 +189,14 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     }
 
     /// Returns the time that the broker may wait for records, `longest` if no partition is paused.
-    pub(crate) fn wait(&self, longest: Duration, now: Moment) -> Duration {
+    pub fn wait(&self, longest: Duration, now: Moment) -> Duration {
         let shortest = self.paused.values().map(|resting| now.since(resting.since)).min();
         shortest.map_or(longest, |rest| (rest / WAIT_SHARE_OF_REST).max(WAIT_MIN).min(longest))
     }
 
     /// Removes and returns the fetch that the response in `session` answers, and pauses its partition. A fetch that
     /// replaced another during the poll is not answered with its predecessor's records.
-    pub(crate) fn take(
-        &mut self,
-        partition: &TopicPartition,
-        session: &FetchSession,
-        now: Moment,
-    ) -> Option<W> {
+    pub fn take(&mut self, partition: &TopicPartition, session: &FetchSession, now: Moment) -> Option<W> {
         let want = self.want(partition)?;
         let asked = session.asked_for(partition)?;
         let is_same = (asked.position, asked.topic) == (want.position(), want.topic());
@@ -218,7 +210,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
 
     /// Removes and returns the fetches of the topic named `topic` whose topic id differs from the current one,
     /// `now`.
-    pub(crate) fn take_outdated(&mut self, topic: &str, now: Option<TopicId>) -> Vec<W> {
+    pub fn take_outdated(&mut self, topic: &str, now: Option<TopicId>) -> Vec<W> {
         let is_outdated = |partition: &TopicPartition, open: &mut OpenFetch<W>| {
             &*partition.topic == topic && is_another(open.want.topic(), now)
         };
@@ -226,19 +218,19 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     }
 
     /// Removes and returns the pending fetch of a partition that the broker does not lead.
-    pub(crate) fn release(&mut self, partition: &TopicPartition) -> Option<W> {
+    pub fn release(&mut self, partition: &TopicPartition) -> Option<W> {
         self.wants.remove(partition).map(|open| open.want)
     }
 
     /// Removes and returns all pending fetches of a broker that is gone.
-    pub(crate) fn hand_back_all(&mut self) -> Vec<W> {
+    pub fn hand_back_all(&mut self) -> Vec<W> {
         std::mem::take(&mut self.wants).into_values().map(|open| open.want).collect()
     }
 }
 
 /// Result for one partition in a fetch response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PartitionReply {
+pub enum PartitionReply {
     /// No records and no error.
     Nothing,
     /// Records to deliver.
@@ -250,7 +242,7 @@ pub(crate) enum PartitionReply {
 }
 
 /// Classifies the result of one partition by its error code, its diverging end and the absence of records.
-pub(crate) fn classify_reply(
+pub fn classify_reply(
     code: Option<ResponseError>,
     diverging_end: Option<Offset>,
     is_empty: bool,
@@ -264,7 +256,7 @@ pub(crate) fn classify_reply(
 }
 
 /// True if a response's top-level error code means only that the broker has lost the session.
-pub(crate) fn is_session_lost(code: ResponseError) -> bool {
+pub fn is_session_lost(code: ResponseError) -> bool {
     matches!(
         code,
         ResponseError::FetchSessionIdNotFound
@@ -275,7 +267,7 @@ pub(crate) fn is_session_lost(code: ResponseError) -> bool {
 
 /// Leases of the memory budget for the parts of one frame. A slow partition must not pin a large frame for the
 /// others while memory is short. Each part then holds its own bytes, and its records are copied out.
-pub(crate) struct FrameLeases {
+pub struct FrameLeases {
     shared: Option<Arc<MemoryLease>>,
     rest: Option<MemoryLease>,
 }
@@ -283,7 +275,7 @@ pub(crate) struct FrameLeases {
 impl FrameLeases {
     /// Creates the leases of a frame whose parts have `sizes` bytes of records. `lease` was taken from `budget`
     /// before the frame was received.
-    pub(crate) fn new(
+    pub fn new(
         sizes: impl Iterator<Item = usize> + Clone,
         mut lease: MemoryLease,
         budget: &MemoryBudget,
@@ -299,12 +291,12 @@ impl FrameLeases {
     }
 
     /// True if records must be copied out of the frame.
-    pub(crate) fn are_apart(&self) -> bool {
+    pub fn are_apart(&self) -> bool {
         self.rest.is_some()
     }
 
     /// Returns the lease of the next part, which has `bytes` bytes of records.
-    pub(crate) fn next(&mut self, bytes: usize) -> Option<Arc<MemoryLease>> {
+    pub fn next(&mut self, bytes: usize) -> Option<Arc<MemoryLease>> {
         match &mut self.rest {
             Some(rest) => Some(Arc::new(rest.split(bytes))),
             None => self.shared.clone(),

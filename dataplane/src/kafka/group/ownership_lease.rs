@@ -29,7 +29,8 @@ impl OwnershipLease {
         )
     }
 
-    pub(crate) fn extend(&self, until: Moment) {
+    /// Extends the lease to `until`, unless it ends later already.
+    pub fn extend(&self, until: Moment) {
         self.until_micros.fetch_max(until.as_micros(), Ordering::AcqRel);
     }
 
@@ -38,7 +39,8 @@ impl OwnershipLease {
         self.is_over.store(true, Ordering::Release);
     }
 
-    pub(crate) fn end(&self) {
+    /// Ends the lease until it is extended again.
+    pub fn end(&self) {
         self.until_micros.store(0, Ordering::Release);
     }
 }

@@ -8,88 +8,75 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
-/// Identifier of a deferred response.
-pub(crate) type ResponseId = u64;
+use super::group_messages::{DeferredResponse, DeferredResponses, JoinAnswer, JoinRequest, ResponseId};
 
 /// Maximum number of groups of a broker.
 pub(crate) const GROUPS_MAX: usize = 10_000;
 /// Maximum number of members of a group.
 const MEMBERS_MAX: usize = 1_000;
 
-/// JoinGroup response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct JoinAnswer {
-    pub code: Option<Code>,
-    pub generation: i32,
-    pub protocol: String,
-    pub leader: String,
-    pub member: String,
-    pub members: Vec<(String, Option<String>, Bytes)>,
-}
-
-/// Response that was deferred, ready to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DeferredResponse {
-    Join(JoinAnswer),
-    Sync(Result<Bytes, Code>),
-}
-
-/// JoinGroup request of a member.
-#[derive(Clone, Debug)]
-pub(crate) struct JoinRequest {
-    pub member: String,
-    pub instance: Option<String>,
-    pub client: String,
-    pub session: Duration,
-    pub rebalance: Duration,
-    pub protocols: Vec<(String, Bytes)>,
-    /// True if the version of the request allows `MEMBER_ID_REQUIRED` (KIP-394).
-    pub can_come_back: bool,
-}
-
 /// Committed offset of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoredOffset {
+pub struct StoredOffset {
+    /// Committed offset.
     pub offset: i64,
+    /// Leader epoch of the record before the offset, −1 if unspecified.
     pub leader_epoch: i32,
+    /// Metadata of the commit.
     pub metadata: String,
 }
 
+/// Phase of a group, as Kafka names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GroupPhase {
+pub enum GroupPhase {
+    /// The group has no members.
     Empty,
-    Preparing { until: Moment },
+    /// Members join the next generation.
+    Preparing {
+        /// End of the join phase, at which members that have not joined are removed.
+        until: Moment,
+    },
+    /// The leader's assignment is awaited.
     Completing,
+    /// All members have their assignments.
     Stable,
 }
 
+/// Member of a group.
 #[derive(Debug)]
-pub(crate) struct BrokerMember {
+pub struct BrokerMember {
+    /// Static instance id (KIP-345).
     pub instance: Option<String>,
+    /// Client id.
     pub client: String,
     session: Duration,
     rebalance: Duration,
     protocols: Vec<(String, Bytes)>,
+    /// Moment of its last request.
     pub seen: Moment,
     joining: Option<ResponseId>,
     syncing: Option<ResponseId>,
+    /// Assignment by the leader of the generation.
     pub assignment: Bytes,
 }
 
 /// Consumer group with its members and committed offsets.
 #[derive(Debug)]
-pub(crate) struct BrokerGroup {
+pub struct BrokerGroup {
+    /// Phase of the current generation.
     pub phase: GroupPhase,
+    /// Number of completed join phases.
     pub generation: i32,
+    /// Assignment protocol of the generation.
     pub protocol: String,
     leader: String,
+    /// Members by id.
     pub members: BTreeMap<String, BrokerMember>,
     promised: BTreeSet<String>,
+    /// Committed offsets by topic and partition.
     pub offsets: HashMap<(String, i32), StoredOffset>,
     next_member: u64,
 }
-
-type DeferredResponses = Vec<(ResponseId, DeferredResponse)>;
 
 impl Default for BrokerGroup {
     fn default() -> Self {
@@ -107,12 +94,8 @@ impl Default for BrokerGroup {
 }
 
 impl BrokerGroup {
-    pub(crate) fn join(
-        &mut self,
-        now: Moment,
-        ticket: ResponseId,
-        mut joining: JoinRequest,
-    ) -> DeferredResponses {
+    /// Applies a JoinGroup request. Returns the responses that are ready, each under the `ticket` of its request.
+    pub fn join(&mut self, now: Moment, ticket: ResponseId, mut joining: JoinRequest) -> DeferredResponses {
         let refuse =
             |code, member: String| vec![(ticket, DeferredResponse::Join(JoinAnswer::refused(code, member)))];
         if self.members.len() >= MEMBERS_MAX {
@@ -141,7 +124,8 @@ impl BrokerGroup {
         out
     }
 
-    pub(crate) fn sync(
+    /// Applies a SyncGroup request. `shares` are the leader's assignments by member.
+    pub fn sync(
         &mut self,
         now: Moment,
         ticket: ResponseId,
@@ -166,14 +150,16 @@ impl BrokerGroup {
         }
     }
 
-    pub(crate) fn heartbeat(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
+    /// Applies a heartbeat. Returns its error code, if any.
+    pub fn heartbeat(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
         if let Err(code) = self.check(now, member, generation) {
             return Some(code);
         }
         matches!(self.phase, GroupPhase::Preparing { .. }).then_some(Code::RebalanceInProgress)
     }
 
-    pub(crate) fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, DeferredResponses) {
+    /// Removes a member. Returns the error code, if any, and the responses that its loss makes ready.
+    pub fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, DeferredResponses) {
         if self.members.remove(member).is_none() {
             return (Some(Code::UnknownMemberId), Vec::new());
         }
@@ -182,7 +168,7 @@ impl BrokerGroup {
 
     /// Returns the error of a commit by `member` in `generation`, or `None` if it is accepted. A commit without a
     /// member, in generation −1, is accepted only while the group is empty.
-    pub(crate) fn may_commit(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
+    pub fn may_commit(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
         if generation < 0 && self.members.is_empty() {
             return None;
         }
@@ -193,7 +179,7 @@ impl BrokerGroup {
     }
 
     /// Removes members with expired sessions and completes a join phase that is due.
-    pub(crate) fn tick(&mut self, now: Moment) -> DeferredResponses {
+    pub fn tick(&mut self, now: Moment) -> DeferredResponses {
         let gone: Vec<String> = self
             .members
             .iter()
@@ -366,19 +352,6 @@ impl BrokerGroup {
             }
         }
         out
-    }
-}
-
-impl JoinAnswer {
-    pub(crate) fn refused(code: Code, member: String) -> Self {
-        Self {
-            code: Some(code),
-            generation: -1,
-            protocol: String::new(),
-            leader: String::new(),
-            member,
-            members: Vec::new(),
-        }
     }
 }
 

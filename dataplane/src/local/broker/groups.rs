@@ -24,7 +24,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::coordinator::{BrokerGroup, DeferredResponse, GROUPS_MAX, GroupPhase, JoinRequest, StoredOffset};
+use super::coordinator::{BrokerGroup, GROUPS_MAX, GroupPhase, StoredOffset};
+use super::group_messages::{DeferredResponse, JoinRequest};
 use super::state::{BrokerState, NODE, SharedBroker};
 use crate::runtime::clock;
 

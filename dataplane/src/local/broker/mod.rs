@@ -1,9 +1,11 @@
 //! In-memory Kafka broker for laptops and tests, with fault injection. It is a single broker with classic groups,
 //! without transactions; compressed batches of every codec pass through. Tests run other Kafka clients against it.
 
-pub(crate) mod coordinator;
+pub mod coordinator;
 mod fetch;
+pub mod group_messages;
 mod groups;
+pub mod kip848_coordinator;
 mod log;
 mod server;
 mod sessions;

@@ -11,7 +11,8 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use super::coordinator::{BrokerGroup, DeferredResponse, ResponseId};
+use super::coordinator::BrokerGroup;
+use super::group_messages::{DeferredResponse, ResponseId};
 use super::log::BrokerLog;
 use super::{BrokerSettings, RequestFaults, TopicIds};
 

@@ -8,9 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kafka::group::effects::GroupEvent;
-use crate::kafka::group::kip848::coordinator_model::{
-    ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat,
-};
+use crate::local::broker::kip848_coordinator::{ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat};
 
 const SESSION: Duration = Duration::from_secs(45);
 const REBALANCE: Duration = Duration::from_secs(60);
