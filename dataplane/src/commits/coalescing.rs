@@ -120,7 +120,7 @@ impl CommitterCore {
     /// Returns the requests to commit, none while a commit is in flight. They include the ranges that the frontiers
     /// have passed; a retried commit does not repeat them.
     pub fn start(&mut self) -> Vec<CommitRequest> {
-        if mutant!("two-commits-in-flight", self.is_out, false) {
+        if self.must_wait() {
             return Vec::new();
         }
         let going: Vec<CommitRequest> = std::mem::take(&mut self.pending).into_values().collect();
@@ -149,11 +149,7 @@ impl CommitterCore {
                 CommitOutcome::Again | CommitOutcome::Refused => {}
                 CommitOutcome::Unknown => self.read_back.verify_soon(now),
             }
-            mutant!(
-                "late-commit-retry-rewinds",
-                self.put_back(frontier),
-                drop(self.pending.insert(frontier.partition, frontier))
-            );
+            self.put_back(frontier);
         }
         done
     }
@@ -220,14 +216,17 @@ impl CommitterCore {
         self.read_back.begin(beginning);
     }
 
-    /// Removes a partition that was lost or is reassigned. Its commit in flight is not retried: the group checks
-    /// member and generation only, and would accept an old offset while another member owns the partition (COM-1).
+    /// Removes a partition that was lost or is reassigned.
     pub fn unregister(&mut self, partition: i32) {
         self.pending.remove(&partition);
         self.read_back.forget(partition);
-        if mutant!("lost-commit-tried-again", true, false) {
-            self.in_flight.remove(&partition);
-        }
+        self.abandon_in_flight(partition);
+    }
+
+    /// Excludes the partition's commit in flight from a retry. The group checks member and generation only, and would
+    /// accept an old offset while another member owns the partition (COM-1).
+    fn abandon_in_flight(&mut self, partition: i32) {
+        mutant!("lost-commit-tried-again", drop(self.in_flight.remove(&partition)), {});
     }
 
     /// True if nothing is pending or in flight.
@@ -235,8 +234,21 @@ impl CommitterCore {
         self.pending.is_empty() && !self.is_out
     }
 
+    /// Queues a commit for a retry.
     fn put_back(&mut self, frontier: CommitRequest) {
-        self.pending.entry(frontier.partition).or_insert(frontier);
+        if !self.has_newer(frontier.partition) {
+            self.pending.insert(frontier.partition, frontier);
+        }
+    }
+
+    /// True if a newer commit of the partition is pending, which a retried one must not replace.
+    fn has_newer(&self, partition: i32) -> bool {
+        mutant!("late-commit-retry-rewinds", self.pending.contains_key(&partition), false)
+    }
+
+    /// True if the next commit must wait: with two in flight, the group could apply the older one last.
+    fn must_wait(&self) -> bool {
+        mutant!("two-commits-in-flight", self.is_out, false)
     }
 }
 

@@ -107,7 +107,7 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     let missing: Vec<i32> =
         known.iter().filter(|entry| !is_here(entry) && is_ours(entry)).map(|entry| entry.partition).collect();
     if !missing.is_empty() && !known.iter().any(is_here) {
-        if mutant!("everybody-activates", !owned.contains(&0), false) {
+        if must_wait_for_activation(&owned) {
             return StartPlan::Wait;
         }
         let recreated = known.iter().any(is_elsewhere);
@@ -146,6 +146,11 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     let Some((at, first)) = open.next() else { return StartPlan::Resume { alarmed } };
     let alike = open.filter(|(other, _)| *other == at).map(|(_, partition)| partition);
     StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
+}
+
+/// True if another member is to activate the mapping: only the owner of partition 0 does.
+fn must_wait_for_activation(owned: &BTreeSet<i32>) -> bool {
+    mutant!("everybody-activates", !owned.contains(&0), false)
 }
 
 /// Classifies the group's commits against `topic`, the current topic of that name.

@@ -81,16 +81,21 @@ impl CommitVerifier {
     /// to send again, without partitions that have committed since.
     pub fn read(&mut self, now: Moment, differing: Option<&[i32]>) -> Vec<CommitRequest> {
         let asked = std::mem::take(&mut self.asked);
-        let Some(differing) = mutant!("rewound-commit-stays", differing, Some(&[][..])) else {
+        let Some(differing) = differing else {
             self.verify_soon(now);
             return Vec::new();
         };
         let unchanged = |partition: &i32| {
             let known = self.acknowledged.get(partition)?;
-            (asked.get(partition) == Some(&(known.epoch, known.seq))).then(|| known.clone())
+            must_be_sent_again(known, asked.get(partition)).then(|| known.clone())
         };
         differing.iter().filter_map(unchanged).collect()
     }
+}
+
+/// True if a commit that the group has lost must be sent again: `known` is still the commit that was read back.
+fn must_be_sent_again(known: &CommitRequest, read_back: Option<&(Epoch, u64)>) -> bool {
+    mutant!("rewound-commit-stays", read_back == Some(&(known.epoch, known.seq)), false)
 }
 
 /// Returns the partitions of `ours` whose commit in the group differs. A partition missing from the response is not
