@@ -11,7 +11,7 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::verify::CommitVerifier;
-use crate::kafka::offsets::CommitOffset;
+use crate::kafka::offsets::OffsetAndMetadata;
 use crate::messages::commit::CommitRequest;
 use crate::runtime::backoff::Backoff;
 
@@ -48,21 +48,16 @@ pub(crate) fn split_by_topic(
 }
 
 /// Converts `frontiers` to the offsets of a request.
-pub(crate) fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
-    frontiers
-        .into_iter()
-        .map(|frontier| CommitOffset {
-            partition: frontier.partition,
-            offset: frontier.offset,
-            leader_epoch: frontier.leader_epoch,
-            metadata: CommitMetadata {
-                partitions_at_activation,
-                topic: frontier.topic,
-                progress: frontier.progress,
-            }
-            .encode(),
-        })
-        .collect()
+pub(crate) fn offsets_of(
+    frontiers: Vec<CommitRequest>,
+    partitions_at_activation: i32,
+) -> BTreeMap<i32, OffsetAndMetadata> {
+    let offset_of = |frontier: CommitRequest| {
+        let CommitRequest { partition, topic, offset, leader_epoch, progress, .. } = frontier;
+        let metadata = CommitMetadata { partitions_at_activation, topic, progress }.encode();
+        (partition, OffsetAndMetadata { offset, leader_epoch, metadata })
+    };
+    frontiers.into_iter().map(offset_of).collect()
 }
 
 /// Commit state of one member.

@@ -10,14 +10,14 @@ use super::membership::MembershipSettings;
 use super::requests::refused;
 use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{self, CommitIdentity, CommitOffset, CommittedOffset};
+use crate::kafka::offsets::{self, CommitIdentity, OffsetAndMetadata};
 
 /// Commits over a connection of its own: a blocked join must not delay the commits of partitions drained for it.
 pub(super) async fn commit(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
     who: &CommitIdentity,
-    commits: &[CommitOffset],
+    commits: &BTreeMap<i32, OffsetAndMetadata>,
 ) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
     let mut connection = lines
         .take(ConnectionKind::Commit, &settings.group)
@@ -42,7 +42,7 @@ pub(super) async fn committed(
     settings: &MembershipSettings,
     who: &CommitIdentity,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
     let mut connection = lines.dial(&settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
     ask_committed(lines, settings, &mut connection, who, partitions).await
 }
@@ -53,7 +53,7 @@ pub(super) async fn read_back(
     settings: &MembershipSettings,
     who: &CommitIdentity,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
     let mut connection = lines
         .take(ConnectionKind::Commit, &settings.group)
         .await
@@ -67,7 +67,7 @@ async fn ask_committed(
     connection: &mut BrokerConnection,
     who: &CommitIdentity,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
     let answer = match who.protocol {
         GroupProtocol::Classic => {
             offsets::fetch_committed(connection, &who.group, &settings.topic, partitions).await

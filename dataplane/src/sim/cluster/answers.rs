@@ -8,7 +8,7 @@ use lighterman_proto::ids::Offset;
 use super::super::environment::SimulatedEnvironment;
 use super::super::schedule::FaultKind;
 use super::{BrokerReply, BrokerRequest, RequestKind};
-use crate::kafka::offsets::{CommittedOffset, OffsetSpec};
+use crate::kafka::offsets::{OffsetAndMetadata, OffsetSpec};
 
 impl SimulatedEnvironment {
     /// Serves a request that has arrived.
@@ -51,7 +51,7 @@ impl SimulatedEnvironment {
         }
         let of = |partition: &i32| {
             let stored = self.cluster.group.offsets.get(&(self.topic.to_string(), *partition));
-            let committed = stored.map(|stored| CommittedOffset {
+            let committed = stored.map(|stored| OffsetAndMetadata {
                 offset: Offset(stored.offset),
                 leader_epoch: stored.leader_epoch,
                 metadata: stored.metadata.clone(),

@@ -25,7 +25,7 @@ use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
 use crate::kafka::group::kip848::coordinator_model::{
     ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat,
 };
-use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use crate::kafka::offsets::{OffsetAndMetadata, OffsetSpec};
 use crate::local::broker::coordinator::{BrokerGroup, JoinAnswer};
 
 pub(super) const BROKERS: usize = 2;
@@ -76,7 +76,7 @@ pub(super) enum RequestKind {
     Commit {
         member: String,
         generation: i32,
-        commits: Vec<CommitOffset>,
+        commits: BTreeMap<i32, OffsetAndMetadata>,
     },
     Committed {
         partitions: Vec<i32>,
@@ -119,7 +119,7 @@ pub(super) enum BrokerReply {
     Told(Result<HeartbeatResponse, Code>),
     Left,
     Commit(BTreeMap<i32, Option<Code>>),
-    Committed(Result<BTreeMap<i32, Option<CommittedOffset>>, Code>),
+    Committed(Result<BTreeMap<i32, Option<OffsetAndMetadata>>, Code>),
     Offsets(Result<BTreeMap<i32, Offset>, Code>),
     EpochEnds(Result<BTreeMap<i32, Offset>, Code>),
     Fetched {
