@@ -22,7 +22,7 @@ use lighterman::kafka::group::effects::{
     GroupEffect, GroupProtocol, JoinResult, LeaveResult, MemberIdentity, MemberTiming, RequestError, leaving,
 };
 use lighterman::kafka::offsets::{
-    CommitIdentity, CommitOffset, IsolationLevel, KnownEpoch, OffsetSpec, commit, epoch_ends,
+    CommitIdentity, IsolationLevel, KnownEpoch, OffsetAndMetadata, OffsetSpec, commit, epoch_ends,
     fetch_committed, list_offsets,
 };
 use lighterman::kafka::transport::BrokerAddress;
@@ -345,13 +345,14 @@ async fn com_1_no_commit_error_code_is_ignored() {
         member: "member".to_owned(),
         protocol: GroupProtocol::Classic,
     };
-    let offset = CommitOffset { partition: 0, offset: Offset(7), leader_epoch: -1, metadata: String::new() };
+    let offset = OffsetAndMetadata { offset: Offset(7), leader_epoch: -1, metadata: String::new() };
+    let offsets = [(0, offset)].into();
     for (code, error) in all_codes() {
         let part = OffsetCommitResponsePartition::default().with_error_code(code);
         let topic = OffsetCommitResponseTopic::default().with_name(topic()).with_partitions(vec![part]);
         let line =
             answers(ApiKey::OffsetCommit, 8, &OffsetCommitResponse::default().with_topics(vec![topic]));
-        let done = commit(&mut open(&line).await, &who, TOPIC, std::slice::from_ref(&offset)).await;
+        let done = commit(&mut open(&line).await, &who, TOPIC, &offsets).await;
         assert_eq!(done.expect("answered")[&0], Some(error));
     }
 }

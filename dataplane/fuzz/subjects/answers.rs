@@ -16,8 +16,8 @@ use lighterman::kafka::fetch::session::FetchSession;
 use lighterman::kafka::fetch::wire;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
-    CommitIdentity, CommitOffset, CommittedOffset, IsolationLevel, KnownEpoch, OffsetSpec, commit,
-    epoch_ends, fetch_committed, fetch_committed_as_member, list_offsets,
+    CommitIdentity, IsolationLevel, KnownEpoch, OffsetAndMetadata, OffsetSpec, commit, epoch_ends,
+    fetch_committed, fetch_committed_as_member, list_offsets,
 };
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
@@ -69,7 +69,7 @@ fn member(protocol: GroupProtocol) -> CommitIdentity {
 
 /// One partition's part of a response, in either layout: partition, error code, offset, metadata.
 type Said = (i32, i16, i64, Option<String>);
-type Found = BTreeMap<i32, Option<CommittedOffset>>;
+type Found = BTreeMap<i32, Option<OffsetAndMetadata>>;
 
 fn committed(version: i16, body: &[u8]) -> bool {
     let line = line(ApiKey::OffsetFetch, version, body);
@@ -125,9 +125,8 @@ fn check_committed(found: &Found, ours: &[Said]) {
 fn commits(version: i16, body: &[u8]) -> bool {
     let line = line(ApiKey::OffsetCommit, version, body);
     let who = member(GroupProtocol::Classic);
-    let offset =
-        |partition| CommitOffset { partition, offset: Offset(7), leader_epoch: -1, metadata: String::new() };
-    let offsets = ASKED.map(offset);
+    let offset = OffsetAndMetadata { offset: Offset(7), leader_epoch: -1, metadata: String::new() };
+    let offsets = ASKED.map(|partition| (partition, offset.clone())).into();
     let done = block_on(async { commit(&mut open(&line).await, &who, TOPIC, &offsets).await });
     let Ok(done) = done else { return false };
     let reply: OffsetCommitResponse = decoded(version, body);

@@ -21,9 +21,8 @@ use crate::invoker::invocation::{InvokeRequest, Invoker};
 use crate::invoker::retry::{RetryPolicy, SetbackCounts};
 use crate::kafka::group::ownership_lease::OwnershipLease;
 use crate::messages::batch::BatchId;
-use crate::messages::offer::{
-    Offer, OfferReplies, OfferWithdrawn, RegisterPartition, UnregisterPartition, WithdrawOffer,
-};
+use crate::messages::offer::{Offer, OfferReplies, OfferWithdrawn, RegisterPartition, WithdrawOffer};
+use crate::messages::report::PartitionStopped;
 use crate::runtime::clock;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
@@ -238,10 +237,10 @@ impl Handler<RegisterPartition> for BatcherActor {
     }
 }
 
-impl Handler<UnregisterPartition> for BatcherActor {
+impl Handler<PartitionStopped> for BatcherActor {
     type Result = ();
 
-    fn handle(&mut self, message: UnregisterPartition, _: &mut Self::Context) {
+    fn handle(&mut self, message: PartitionStopped, _: &mut Self::Context) {
         if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
             self.partitions.remove(&message.partition);
             self.setbacks.forget(message.partition, message.epoch);

@@ -166,9 +166,7 @@ impl BatcherCore {
         let mut overflow = None;
         let thin = |offer: &Offer| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
         for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
-            if records + offer.cut.records
-                > mutant!("batch-over-its-limit", self.limits.records_max, self.limits.records_max + 2)
-            {
+            if !self.holds(records + offer.cut.records) {
                 overflow = overflow.or(Some(CloseReason::Count));
             } else if bytes + share(offer) > self.limits.payload_bytes_max {
                 overflow = overflow.or(Some(CloseReason::Bytes));
@@ -188,9 +186,18 @@ impl BatcherCore {
         (oldest + self.window() <= now).then_some((chosen, CloseReason::Window))
     }
 
+    /// True if one batch may hold `records` records.
+    fn holds(&self, records: u32) -> bool {
+        mutant!(
+            "batch-over-its-limit",
+            records <= self.limits.records_max,
+            records <= self.limits.records_max + 2
+        )
+    }
+
+    /// Returns the batching window: the longest time for which records wait for others.
     fn window(&self) -> Duration {
-        let window = self.limits.window;
-        mutant!("window-too-long", window, window * 2 + Duration::from_millis(200))
+        mutant!("window-too-long", self.limits.window, self.limits.window * 2 + Duration::from_millis(200))
     }
 
     fn reason_alone(&self, offer: &Offer) -> CloseReason {

@@ -145,13 +145,22 @@ fn read_response(
     let failure = settling.failure("BatchItemFailures", &text);
     let resolution = |member: &BatchShare| match named.get(&member.partition) {
         None => BatchResolution::Delivered,
-        Some(failed) => BatchResolution::Partial {
-            failed: mutant!("failed-items-ignored", failed.clone(), BTreeSet::new()),
-            failure: Arc::clone(&failure),
-            again_at: settling.again_at,
-        },
+        Some(failed) => partial_resolution(failed.clone(), Arc::clone(&failure), settling.again_at),
     };
     BatchResult { error: Some(text), records_failed, resolutions: members.iter().map(resolution).collect() }
+}
+
+/// Returns the resolution of a member of which only `failed` is retried.
+fn partial_resolution(
+    failed: BTreeSet<Offset>,
+    failure: Arc<AttemptFailure>,
+    again_at: Moment,
+) -> BatchResolution {
+    mutant!(
+        "failed-items-ignored",
+        BatchResolution::Partial { failed, failure, again_at },
+        BatchResolution::Partial { failed: BTreeSet::new(), failure, again_at }
+    )
 }
 
 fn named_in(

@@ -10,8 +10,10 @@ use actix::{Actor, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::{Epoch, Offset};
 
 use super::coalescing::{CommitOutcome, CommitterCore};
-use crate::messages::commit::{CommitAcknowledged, CommitGivenUp, CommitReplies, CommitRequest};
-use crate::messages::commit::{FollowPartition, UnfollowPartition};
+use crate::messages::commit::{
+    CommitAcknowledged, CommitGivenUp, CommitReplies, CommitRequest, FollowPartition,
+};
+use crate::messages::report::PartitionStopped;
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
@@ -162,10 +164,10 @@ impl Handler<FollowPartition> for CommitterActor {
     }
 }
 
-impl Handler<UnfollowPartition> for CommitterActor {
+impl Handler<PartitionStopped> for CommitterActor {
     type Result = ();
 
-    fn handle(&mut self, message: UnfollowPartition, _: &mut Self::Context) {
+    fn handle(&mut self, message: PartitionStopped, _: &mut Self::Context) {
         if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
             self.partitions.remove(&message.partition);
             self.core.unregister(message.partition);

@@ -11,7 +11,7 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::verify::CommitVerifier;
-use crate::kafka::offsets::CommitOffset;
+use crate::kafka::offsets::OffsetAndMetadata;
 use crate::messages::commit::CommitRequest;
 use crate::runtime::backoff::Backoff;
 
@@ -48,21 +48,16 @@ pub(crate) fn split_by_topic(
 }
 
 /// Converts `frontiers` to the offsets of a request.
-pub fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
-    frontiers
-        .into_iter()
-        .map(|frontier| CommitOffset {
-            partition: frontier.partition,
-            offset: frontier.offset,
-            leader_epoch: frontier.leader_epoch,
-            metadata: CommitMetadata {
-                partitions_at_activation,
-                topic: frontier.topic,
-                progress: frontier.progress,
-            }
-            .encode(),
-        })
-        .collect()
+pub fn offsets_of(
+    frontiers: Vec<CommitRequest>,
+    partitions_at_activation: i32,
+) -> BTreeMap<i32, OffsetAndMetadata> {
+    let offset_of = |frontier: CommitRequest| {
+        let CommitRequest { partition, topic, offset, leader_epoch, progress, .. } = frontier;
+        let metadata = CommitMetadata { partitions_at_activation, topic, progress }.encode();
+        (partition, OffsetAndMetadata { offset, leader_epoch, metadata })
+    };
+    frontiers.into_iter().map(offset_of).collect()
 }
 
 /// Commit state of one member.
@@ -120,7 +115,7 @@ impl CommitterCore {
     /// Returns the requests to commit, none while a commit is in flight. They include the ranges that the frontiers
     /// have passed; a retried commit does not repeat them.
     pub fn start(&mut self) -> Vec<CommitRequest> {
-        if mutant!("two-commits-in-flight", self.is_out, false) {
+        if self.must_wait() {
             return Vec::new();
         }
         let going: Vec<CommitRequest> = std::mem::take(&mut self.pending).into_values().collect();
@@ -149,11 +144,7 @@ impl CommitterCore {
                 CommitOutcome::Again | CommitOutcome::Refused => {}
                 CommitOutcome::Unknown => self.read_back.verify_soon(now),
             }
-            mutant!(
-                "late-commit-retry-rewinds",
-                self.put_back(frontier),
-                drop(self.pending.insert(frontier.partition, frontier))
-            );
+            self.put_back(frontier);
         }
         done
     }
@@ -220,14 +211,17 @@ impl CommitterCore {
         self.read_back.begin(beginning);
     }
 
-    /// Removes a partition that was lost or is reassigned. Its commit in flight is not retried: the group checks
-    /// member and generation only, and would accept an old offset while another member owns the partition (COM-1).
+    /// Removes a partition that was lost or is reassigned.
     pub fn unregister(&mut self, partition: i32) {
         self.pending.remove(&partition);
         self.read_back.forget(partition);
-        if mutant!("lost-commit-tried-again", true, false) {
-            self.in_flight.remove(&partition);
-        }
+        self.abandon_in_flight(partition);
+    }
+
+    /// Excludes the partition's commit in flight from a retry. The group checks member and generation only, and would
+    /// accept an old offset while another member owns the partition (COM-1).
+    fn abandon_in_flight(&mut self, partition: i32) {
+        mutant!("lost-commit-tried-again", drop(self.in_flight.remove(&partition)), {});
     }
 
     /// True if nothing is pending or in flight.
@@ -235,8 +229,21 @@ impl CommitterCore {
         self.pending.is_empty() && !self.is_out
     }
 
+    /// Queues a commit for a retry.
     fn put_back(&mut self, frontier: CommitRequest) {
-        self.pending.entry(frontier.partition).or_insert(frontier);
+        if !self.has_newer(frontier.partition) {
+            self.pending.insert(frontier.partition, frontier);
+        }
+    }
+
+    /// True if a newer commit of the partition is pending, which a retried one must not replace.
+    fn has_newer(&self, partition: i32) -> bool {
+        mutant!("late-commit-retry-rewinds", self.pending.contains_key(&partition), false)
+    }
+
+    /// True if the next commit must wait: with two in flight, the group could apply the older one last.
+    fn must_wait(&self) -> bool {
+        mutant!("two-commits-in-flight", self.is_out, false)
     }
 }
 

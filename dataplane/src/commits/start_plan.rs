@@ -14,7 +14,7 @@ use lighterman_proto::commit_metadata::{self, CommitMetadata, with_open_start};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::TimestampMs;
 
-use crate::kafka::offsets::{CommittedOffset, OffsetSpec};
+use crate::kafka::offsets::{OffsetAndMetadata, OffsetSpec};
 
 /// Group's state of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     let missing: Vec<i32> =
         known.iter().filter(|entry| !is_here(entry) && is_ours(entry)).map(|entry| entry.partition).collect();
     if !missing.is_empty() && !known.iter().any(is_here) {
-        if mutant!("everybody-activates", !owned.contains(&0), false) {
+        if must_wait_for_activation(&owned) {
             return StartPlan::Wait;
         }
         let recreated = known.iter().any(is_elsewhere);
@@ -148,12 +148,17 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
 }
 
+/// True if another member is to activate the mapping: only the owner of partition 0 does.
+fn must_wait_for_activation(owned: &BTreeSet<i32>) -> bool {
+    mutant!("everybody-activates", !owned.contains(&0), false)
+}
+
 /// Classifies the group's commits against `topic`, the current topic of that name.
 pub fn known_of(
-    committed: &BTreeMap<i32, Option<CommittedOffset>>,
+    committed: &BTreeMap<i32, Option<OffsetAndMetadata>>,
     topic: Option<TopicId>,
 ) -> Vec<KnownCommit> {
-    let known = |(partition, offset): (&i32, &Option<CommittedOffset>)| {
+    let known = |(partition, offset): (&i32, &Option<OffsetAndMetadata>)| {
         let metadata = offset.as_ref().map(|offset| offset.metadata.as_str());
         let committed = metadata.map_or(GroupCommit::Nothing, |metadata| committed_in(topic, metadata));
         let open = metadata.filter(|_| committed != GroupCommit::Elsewhere).and_then(open_start);
@@ -315,7 +320,7 @@ mod tests {
         assert_eq!(committed_in(None, &metadata(id(1), 8)), Here(Some(8)), "of brokers without ids");
         assert_eq!(committed_in(id(1), ""), Here(None));
         assert_eq!(committed_in(id(1), "NoMetadata n=3"), Here(None));
-        let offset = CommittedOffset { offset: Offset(5), leader_epoch: 0, metadata: metadata(id(1), 8) };
+        let offset = OffsetAndMetadata { offset: Offset(5), leader_epoch: 0, metadata: metadata(id(1), 8) };
         let committed = BTreeMap::from([(0, Some(offset)), (1, None)]);
         assert_eq!(known_of(&committed, id(2)), known(&[Elsewhere, Nothing]));
         assert_eq!(activated(&known_of(&committed, id(1))), Some(8));

@@ -16,7 +16,7 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::coalescing::offsets_of;
-use crate::kafka::offsets::{CommitOffset, CommittedOffset};
+use crate::kafka::offsets::OffsetAndMetadata;
 use crate::messages::commit::CommitRequest;
 
 /// Interval of read-backs of all idle partitions, one `OffsetFetch` of a mapping each.
@@ -81,16 +81,21 @@ impl CommitVerifier {
     /// to send again, without partitions that have committed since.
     pub fn read(&mut self, now: Moment, differing: Option<&[i32]>) -> Vec<CommitRequest> {
         let asked = std::mem::take(&mut self.asked);
-        let Some(differing) = mutant!("rewound-commit-stays", differing, Some(&[][..])) else {
+        let Some(differing) = differing else {
             self.verify_soon(now);
             return Vec::new();
         };
         let unchanged = |partition: &i32| {
             let known = self.acknowledged.get(partition)?;
-            (asked.get(partition) == Some(&(known.epoch, known.seq))).then(|| known.clone())
+            must_be_sent_again(known, asked.get(partition)).then(|| known.clone())
         };
         differing.iter().filter_map(unchanged).collect()
     }
+}
+
+/// True if a commit that the group has lost must be sent again: `known` is still the commit that was read back.
+fn must_be_sent_again(known: &CommitRequest, read_back: Option<&(Epoch, u64)>) -> bool {
+    mutant!("rewound-commit-stays", read_back == Some(&(known.epoch, known.seq)), false)
 }
 
 /// Returns the partitions of `ours` whose commit in the group differs. A partition missing from the response is not
@@ -99,27 +104,23 @@ impl CommitVerifier {
 pub fn mismatched_partitions(
     ours: Vec<CommitRequest>,
     partitions_at_activation: i32,
-    theirs: &BTreeMap<i32, Option<CommittedOffset>>,
+    theirs: &BTreeMap<i32, Option<OffsetAndMetadata>>,
 ) -> Vec<i32> {
     let begins: BTreeSet<i32> = ours.iter().filter(|ours| ours.seq == 0).map(|ours| ours.partition).collect();
     let topics: BTreeMap<i32, TopicId> =
         ours.iter().filter_map(|ours| Some((ours.partition, ours.topic?))).collect();
     let ours = offsets_of(ours, partitions_at_activation);
-    let differs = |ours: &&CommitOffset| match theirs.get(&ours.partition) {
-        Some(Some(theirs)) if begins.contains(&ours.partition) => {
+    let differs = |(partition, ours): &(&i32, &OffsetAndMetadata)| match theirs.get(partition) {
+        Some(Some(theirs)) if begins.contains(partition) => {
             let theirs_topic = CommitMetadata::parse(&theirs.metadata).and_then(|metadata| metadata.topic);
-            theirs.offset != ours.offset || is_another(theirs_topic, topics.get(&ours.partition).copied())
+            theirs.offset != ours.offset || is_another(theirs_topic, topics.get(partition).copied())
         }
         // The same offset of a log that was truncated in between has another leader epoch.
-        Some(Some(theirs)) => {
-            theirs.offset != ours.offset
-                || theirs.leader_epoch != ours.leader_epoch
-                || theirs.metadata != ours.metadata
-        }
+        Some(Some(theirs)) => theirs != *ours,
         Some(None) => true,
         None => false,
     };
-    ours.iter().filter(differs).map(|ours| ours.partition).collect()
+    ours.iter().filter(differs).map(|(partition, _)| *partition).collect()
 }
 
 #[cfg(test)]
@@ -194,7 +195,7 @@ mod tests {
     fn mismatch_of_any_field_is_reported() {
         let stored = |offset: i64, leader_epoch: i32, metadata: &str| {
             let (offset, metadata) = (Offset(offset), metadata.to_owned());
-            Some(CommittedOffset { offset, leader_epoch, metadata })
+            Some(OffsetAndMetadata { offset, leader_epoch, metadata })
         };
         let theirs = |offset: i64, metadata: &str| stored(offset, 0, metadata);
         let theirs = BTreeMap::from([
@@ -216,7 +217,7 @@ mod tests {
         let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
         let stored = |topic| {
             let metadata = CommitMetadata { partitions_at_activation: 2, topic, progress: None }.encode();
-            Some(CommittedOffset { offset: Offset(0), leader_epoch: -1, metadata })
+            Some(OffsetAndMetadata { offset: Offset(0), leader_epoch: -1, metadata })
         };
         let begun = |partition, topic| CommitRequest { topic, ..frontier(partition, 0) };
         let ours = vec![begun(0, id(2)), begun(1, id(2)), begun(2, id(2)), begun(3, None)];

@@ -111,15 +111,12 @@ impl Registry {
             state: entry.state,
             at: entry.last_modified,
         };
-        let key = |(id, secret): (&String, &String)| RegistryCommand::PutKey {
-            id: id.clone(),
-            secret: secret.clone(),
-        };
-        self.mappings
-            .values()
-            .map(put)
-            .chain(self.keys.iter().filter(|_| mutant!("snapshot-without-keys", true, false)).map(key))
-            .collect()
+        self.mappings.values().map(put).chain(self.put_keys()).collect()
+    }
+
+    /// Returns the commands that add all key pairs.
+    fn put_keys(&self) -> Vec<RegistryCommand> {
+        mutant!("snapshot-without-keys", self.keys.iter().map(put_key).collect(), Vec::new())
     }
 
     /// Returns a mapping, or AWS's not-found error.
@@ -202,6 +199,10 @@ impl Registry {
         let text = format!("Cannot change the event source mapping {id} while it is {:?}.", entry.state);
         Err(ApiError::new(ErrorKind::ResourceInUse, text))
     }
+}
+
+fn put_key((id, secret): (&String, &String)) -> RegistryCommand {
+    RegistryCommand::PutKey { id: id.clone(), secret: secret.clone() }
 }
 
 impl std::fmt::Debug for Registry {

@@ -185,8 +185,7 @@ impl ByteShares {
     }
 
     fn set_floors(&mut self) {
-        let divided = self.limit / (2 * (self.with_floor + 1));
-        self.floor = mutant!("floor-ignored", divided.min(FLOOR_BYTES_MAX), 0);
+        self.floor = floor_of(self.limit, self.with_floor);
         self.unheld_floors = self.shares.values().map(|share| share.unheld_floor(self.floor)).sum();
         self.no_use_below = None;
     }
@@ -253,8 +252,7 @@ impl ByteShares {
         loan: Option<OverdraftLoan>,
     ) -> ServedRequests {
         let settled = loan.map_or(0, |loan| self.repay(loan));
-        let back = mutant!("budget-leak", bytes, bytes / 2) + settled;
-        self.hold(share, -(back as i64));
+        self.hold(share, -(released(bytes, settled) as i64));
         self.grant_waiting()
     }
 
@@ -294,8 +292,7 @@ impl ByteShares {
     fn room(&self, share: &MappingShare, ask: LeaseRequest, is_pooled: bool) -> usize {
         let own = share.unheld_floor(if ask.is_new { self.floor / 2 } else { self.floor });
         let pooled = usize::try_from(self.pool() + own as i64).unwrap_or_default();
-        let room = own.min(self.limit.saturating_sub(self.held)).max(if is_pooled { pooled } else { 0 });
-        mutant!("budget-without-limit", room, usize::MAX)
+        within_limit(own.min(self.limit.saturating_sub(self.held)), if is_pooled { pooled } else { 0 })
     }
 
     fn grant_waiting(&mut self) -> ServedRequests {
@@ -379,6 +376,21 @@ impl MappingShare {
     fn unheld_floor(&self, floor: usize) -> usize {
         if self.has_floor { floor.saturating_sub(self.held) } else { 0 }
     }
+}
+
+/// Returns the floor of each of `shares`. They and one more divide half of the limit.
+fn floor_of(limit: usize, shares: usize) -> usize {
+    mutant!("floor-ignored", (limit / (2 * (shares + 1))).min(FLOOR_BYTES_MAX), 0)
+}
+
+/// Returns the bytes that a lease no longer holds: its own, and those that its loan has become (`settled`).
+fn released(bytes: usize, settled: usize) -> usize {
+    mutant!("budget-leak", bytes + settled, bytes / 2 + settled)
+}
+
+/// Returns the bytes of the limit that a share could have: from its `own` floor, or with those of the pool.
+fn within_limit(own: usize, pooled: usize) -> usize {
+    mutant!("budget-without-limit", own.max(pooled), usize::MAX)
 }
 
 #[cfg(test)]

@@ -27,6 +27,13 @@ pub struct Slot {
     slots: Slots,
 }
 
+impl SlotState {
+    /// True if another invocation is within the limit.
+    fn has_free_slot(&self) -> bool {
+        mutant!("slot-over-the-limit", self.in_use < self.limit, self.in_use <= self.limit)
+    }
+}
+
 impl Slots {
     /// Creates `limit` slots, at least one.
     pub fn new(limit: u32) -> Self {
@@ -37,9 +44,7 @@ impl Slots {
     /// Takes a slot, or returns `None` and later calls `grant` with one. Each `who` has one place in the queue.
     pub fn take(&self, who: u64, grant: &SlotReceiver) -> Option<Slot> {
         let mut state = self.shared.lock();
-        if state.waiting.is_empty()
-            && mutant!("slot-over-the-limit", state.in_use < state.limit, state.in_use <= state.limit)
-        {
+        if state.waiting.is_empty() && state.has_free_slot() {
             state.in_use += 1;
             return Some(Slot { slots: self.clone() });
         }
@@ -74,7 +79,7 @@ impl Slots {
         loop {
             let grant = {
                 let mut state = self.shared.lock();
-                if state.in_use >= state.limit {
+                if !state.has_free_slot() {
                     return;
                 }
                 let Some((_, grant)) = state.waiting.pop_front() else { return };

@@ -116,9 +116,7 @@ impl InvocationOutcome {
     pub fn of(reply: InvokeResponse) -> Self {
         match reply {
             InvokeResponse::NotSent(message) => Self::ServiceError { message },
-            InvokeResponse::Lost(message) => {
-                mutant!("lost-reply-is-not-sent", Self::Unknown { message }, Self::ServiceError { message })
-            }
+            InvokeResponse::Lost(message) => of_lost_response(message),
             InvokeResponse::Withheld => Self::Withheld,
             InvokeResponse::Answer { status: 200, function_error: None, body, .. } => {
                 Self::Delivered { response: body }
@@ -131,9 +129,7 @@ impl InvocationOutcome {
 
     /// Returns the time until which the function may still be running, if the outcome is unknown.
     pub fn may_run_until(&self, sent_at: Moment, function_timeout: Duration) -> Option<Moment> {
-        matches!(self, Self::Unknown { .. }).then(|| {
-            sent_at + function_timeout + mutant!("late-arrival-not-expected", UNKNOWN_MARGIN, Duration::ZERO)
-        })
+        matches!(self, Self::Unknown { .. }).then(|| latest_end(sent_at, function_timeout))
     }
 
     /// Returns the metric label.
@@ -175,6 +171,33 @@ impl InvocationOutcome {
 /// Longest time between sending an invocation and the start of the function's timeout.
 const UNKNOWN_MARGIN: Duration = Duration::from_secs(3);
 
+/// Returns the latest time at which an invocation sent at `sent_at` ends: the function's timeout may start late.
+fn latest_end(sent_at: Moment, function_timeout: Duration) -> Moment {
+    mutant!(
+        "late-arrival-not-expected",
+        sent_at + function_timeout + UNKNOWN_MARGIN,
+        sent_at + function_timeout
+    )
+}
+
+/// Returns the outcome of a request without a response. It was sent, so the function may have run.
+fn of_lost_response(message: String) -> InvocationOutcome {
+    mutant!(
+        "lost-reply-is-not-sent",
+        InvocationOutcome::Unknown { message },
+        InvocationOutcome::ServiceError { message }
+    )
+}
+
+/// Returns the outcome of a 5xx despite which the function may have run.
+fn of_ambiguous_error(message: String) -> InvocationOutcome {
+    mutant!(
+        "gateway-error-is-not-run",
+        InvocationOutcome::Unknown { message },
+        InvocationOutcome::ServiceError { message }
+    )
+}
+
 fn judge(
     status: u16,
     function_error: Option<String>,
@@ -203,13 +226,7 @@ fn judge(
             reason: shorten(&said.reason.unwrap_or_else(message)),
             retry_after: retry_after.map(Duration::from_secs),
         },
-        (500..=599, _) if may_have_run(status, is_aws, body) => {
-            mutant!(
-                "gateway-error-is-not-run",
-                InvocationOutcome::Unknown { message: message() },
-                InvocationOutcome::ServiceError { message: message() }
-            )
-        }
+        (500..=599, _) if may_have_run(status, is_aws, body) => of_ambiguous_error(message()),
         // 408: the request arrived incompletely, or mounting the function's file system timed out.
         (408 | 500..=599, _) => InvocationOutcome::ServiceError { message: message() },
         // 1xx, 3xx and the rest of 4xx: errors that time alone does not resolve.

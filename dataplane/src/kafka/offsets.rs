@@ -82,27 +82,14 @@ impl IsolationLevel {
     }
 }
 
-/// Offset that a group has committed for a partition.
+/// Offset of a partition that a group commits or has committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommittedOffset {
+pub struct OffsetAndMetadata {
     /// Next offset to read.
     pub offset: Offset,
     /// Leader epoch of the record before it, −1 when unknown.
     pub leader_epoch: i32,
-    /// Metadata that the committer attached.
-    pub metadata: String,
-}
-
-/// Offset to commit for a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommitOffset {
-    /// Partition index.
-    pub partition: i32,
-    /// Next offset to read.
-    pub offset: Offset,
-    /// Leader epoch of the record before it, −1 when unknown.
-    pub leader_epoch: i32,
-    /// Metadata to attach.
+    /// Metadata that the committer attaches.
     pub metadata: String,
 }
 
@@ -127,7 +114,7 @@ pub async fn fetch_committed(
     group: &str,
     topic: &str,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
     let build = |version: i16| {
         let wanted = OffsetFetchRequestTopic::default()
             .with_name(name(topic))
@@ -149,8 +136,6 @@ pub async fn fetch_committed(
     gather(stated, group, topic, partitions)
 }
 
-type FoundOffsets = BTreeMap<i32, Option<CommittedOffset>>;
-
 /// Result for one partition, from either response layout.
 struct StatedOffset {
     code: i16,
@@ -167,7 +152,7 @@ fn gather(
     group: &str,
     topic: &str,
     partitions: &[i32],
-) -> Result<FoundOffsets, KafkaError> {
+) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
     let asked = PartitionQuery { api: ApiKey::OffsetFetch, topic, partitions };
     let parts = stated.map(|stated| (stated.partition, stated));
     asked.match_response(parts, |StatedOffset { code, partition, offset, leader_epoch, metadata }| {
@@ -175,7 +160,7 @@ fn gather(
         let metadata = metadata.map(|text| text.to_string()).unwrap_or_default();
         match offset {
             -1 => Ok(None),
-            0.. => Ok(Some(CommittedOffset { offset: Offset(offset), leader_epoch, metadata })),
+            0.. => Ok(Some(OffsetAndMetadata { offset: Offset(offset), leader_epoch, metadata })),
             _ => Err(asked.unanswered(partition, ResponseMismatch::NoOffset)),
         }
     })
@@ -192,14 +177,14 @@ pub async fn commit(
     connection: &mut BrokerConnection,
     who: &CommitIdentity,
     topic: &str,
-    offsets: &[CommitOffset],
+    offsets: &BTreeMap<i32, OffsetAndMetadata>,
 ) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
     let build = |version: i16| {
         let partitions = offsets
             .iter()
-            .map(|offset| {
+            .map(|(partition, offset)| {
                 let partition = OffsetCommitRequestPartition::default()
-                    .with_partition_index(offset.partition)
+                    .with_partition_index(*partition)
                     .with_committed_offset(offset.offset.0)
                     .with_committed_metadata(Some(StrBytes::from_string(offset.metadata.clone())));
                 if version >= 6 {
@@ -223,8 +208,8 @@ pub async fn commit(
     let (reply, _) = connection.call(spoken, REQUEST_DEADLINE, build).await?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
     // A partition that the response omits is not committed.
-    let silence = |offset: &CommitOffset| (offset.partition, Some(ResponseError::UnknownServerError));
-    let mut codes: BTreeMap<i32, Option<ResponseError>> = offsets.iter().map(silence).collect();
+    let silence = |partition: &i32| (*partition, Some(ResponseError::UnknownServerError));
+    let mut codes: BTreeMap<i32, Option<ResponseError>> = offsets.keys().map(silence).collect();
     let mut spoken_of = BTreeSet::new();
     for answer in ours.flat_map(|topic| topic.partitions) {
         let Some(said) = codes.get_mut(&answer.partition_index) else { continue };

@@ -9,7 +9,7 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 
 use super::start_offsets::{StartOffsets, StartResolver, reasons};
 use crate::commits::start_plan::ActivationStart;
-use crate::kafka::offsets::{CommittedOffset, IsolationLevel, OffsetSpec, list_offsets_each};
+use crate::kafka::offsets::{IsolationLevel, OffsetAndMetadata, OffsetSpec, list_offsets_each};
 use crate::messages::resume::ResumePoint;
 
 /// Reason that a partition does not start at the group's offset.
@@ -64,7 +64,7 @@ impl StartResolver {
     pub(super) async fn unfounded(
         &self,
         starts: &mut StartOffsets,
-        committed: &BTreeMap<i32, Option<CommittedOffset>>,
+        committed: &BTreeMap<i32, Option<OffsetAndMetadata>>,
         begun: &BTreeSet<i32>,
     ) -> BTreeMap<i32, StartRemark> {
         let is_unread = |(partition, position): &(&i32, &ResumePoint)| {
@@ -92,7 +92,7 @@ impl StartResolver {
 
 /// Classifies a committed offset beyond the log's end. Lighterman commits only offsets of the log it read, so its own
 /// offset belongs to another log.
-fn remark_of(committed: &CommittedOffset) -> StartRemark {
+fn remark_of(committed: &OffsetAndMetadata) -> StartRemark {
     if CommitMetadata::parse(&committed.metadata).is_some() {
         StartRemark::Recreated
     } else {

@@ -21,7 +21,7 @@ use crate::kafka::divergence::{LogDivergence, parting};
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::{Membership, MembershipView};
 use crate::kafka::offsets::{
-    CommitOffset, CommittedOffset, FailedPartitions, IsolationLevel, KnownEpoch, LeaderResults, OffsetSpec,
+    FailedPartitions, IsolationLevel, KnownEpoch, LeaderResults, OffsetAndMetadata, OffsetSpec,
     epoch_ends_each, list_offsets_each,
 };
 use crate::messages::resume::ResumePoint;
@@ -294,11 +294,9 @@ impl StartResolver {
         let at = if owes_all { OffsetSpec::Earliest } else { begins.at(self.at) };
         let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
         let open = learnt.unknown.iter().flat_map(|unlearnt| &unlearnt.partitions);
-        let open: Vec<CommitOffset> = open
-            .map(|partition| {
-                first_commit(*partition, Offset(0), start_plan::open_metadata(topic, activated, at, now))
-            })
-            .collect();
+        let unread = first_commit(Offset(0), start_plan::open_metadata(topic, activated, at, now));
+        let open: Vec<(i32, OffsetAndMetadata)> =
+            open.map(|partition| (*partition, unread.clone())).collect();
         let mut commits = found(learnt, topic, activated);
         commits.extend(open);
         self.commit(standing, commits).await
@@ -320,7 +318,11 @@ impl StartResolver {
         Ok(waiting)
     }
 
-    async fn commit(&self, standing: &MembershipView, commits: Vec<CommitOffset>) -> Result<(), StartError> {
+    async fn commit(
+        &self,
+        standing: &MembershipView,
+        commits: BTreeMap<i32, OffsetAndMetadata>,
+    ) -> Result<(), StartError> {
         if commits.is_empty() {
             return Ok(());
         }
@@ -335,14 +337,18 @@ impl StartResolver {
 }
 
 /// Returns the commits of the offsets found.
-fn found(learnt: LeaderResults<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
+fn found(
+    learnt: LeaderResults<Offset>,
+    topic: Option<TopicId>,
+    activated: i32,
+) -> BTreeMap<i32, OffsetAndMetadata> {
     let commit =
-        |(partition, offset)| first_commit(partition, offset, start_plan::metadata(topic, activated));
+        |(partition, offset)| (partition, first_commit(offset, start_plan::metadata(topic, activated)));
     learnt.known.into_iter().map(commit).collect()
 }
 
-fn first_commit(partition: i32, offset: Offset, metadata: String) -> CommitOffset {
-    CommitOffset { partition, offset, leader_epoch: -1, metadata }
+fn first_commit(offset: Offset, metadata: String) -> OffsetAndMetadata {
+    OffsetAndMetadata { offset, leader_epoch: -1, metadata }
 }
 
 /// Returns the error of each partition whose lookup failed.
@@ -355,7 +361,7 @@ pub(super) fn reasons(learnt: &LeaderResults<Offset>) -> BTreeMap<i32, Arc<str>>
 }
 
 fn starts(
-    committed: &BTreeMap<i32, Option<CommittedOffset>>,
+    committed: &BTreeMap<i32, Option<OffsetAndMetadata>>,
     known: &[KnownCommit],
     added: &[i32],
     view: &TopicView,

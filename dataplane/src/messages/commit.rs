@@ -6,6 +6,7 @@ use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::topic_id::TopicId;
 
 use super::outcome::ResolvedRange;
+use super::report::PartitionStopped;
 use super::resume::ResumePoint;
 
 /// The group permanently rejects the commits, and the member stops: the drain does not wait for them.
@@ -91,15 +92,5 @@ pub struct CommitterRecipients {
     /// Recipient of requests to commit.
     pub requests: Recipient<CommitRequest>,
     /// Recipient of the notice that a partition has stopped.
-    pub ends: Recipient<UnfollowPartition>,
-}
-
-/// Notice that a partition has stopped.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct UnfollowPartition {
-    /// Partition index.
-    pub partition: i32,
-    /// Ownership epoch.
-    pub epoch: Epoch,
+    pub ends: Recipient<PartitionStopped>,
 }

@@ -6,6 +6,7 @@ use lighterman_proto::units::Moment;
 
 use super::batch::BatchId;
 use super::records::PartitionBatch;
+use super::report::PartitionStopped;
 use super::resolution::BatchResolved;
 
 /// The batcher sealed an offer as a batch.
@@ -97,15 +98,5 @@ pub struct BatcherRecipients {
     /// Recipient of withdrawals.
     pub withdrawals: Recipient<WithdrawOffer>,
     /// Recipient of the notice that a partition has stopped.
-    pub ends: Recipient<UnregisterPartition>,
-}
-
-/// Notice that a partition has stopped: no further messages from or to it.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct UnregisterPartition {
-    /// Partition index.
-    pub partition: i32,
-    /// Ownership epoch.
-    pub epoch: Epoch,
+    pub ends: Recipient<PartitionStopped>,
 }

@@ -74,7 +74,7 @@ impl Outcome {
     }
 }
 
-/// Range that the frontier has passed, with its outcome.
+/// Range of offsets with one outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResolvedRange {
     /// The offsets.

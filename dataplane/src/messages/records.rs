@@ -8,7 +8,7 @@ use lighterman_proto::records::{BatchHeader, Record, Records, records_at};
 use lighterman_proto::units::Moment;
 
 use crate::credit::memory_budget::MemoryLease;
-use crate::messages::outcome::Outcome;
+use crate::messages::outcome::{Outcome, ResolvedRange};
 
 /// Lease that keeps the bytes of a frame or of a decompressed batch on the budget for as long as a view of them
 /// lives.
@@ -68,7 +68,7 @@ pub struct PartitionBatch {
     /// Set when no further record fits, by count or by bytes.
     pub full: bool,
     /// Ranges of records left out while the batch grew, with their outcomes; the ledger takes them from here.
-    pub excluded: Vec<(OffsetRange, Outcome)>,
+    pub excluded: Vec<ResolvedRange>,
 }
 
 impl PartitionBatch {
@@ -93,8 +93,13 @@ impl PartitionBatch {
     /// Leaves out the record at `offset`, the next one after the range, because it has `outcome` already.
     pub fn leave_out(&mut self, offset: Offset, outcome: Outcome) {
         match self.excluded.last_mut() {
-            Some((last, why)) if last.end == offset && *why == outcome => last.end = offset.next(),
-            _ => self.excluded.push((OffsetRange { first: offset, end: offset.next() }, outcome)),
+            Some(last) if last.range.end == offset && last.outcome == outcome => {
+                last.range.end = offset.next();
+            }
+            _ => {
+                let range = OffsetRange { first: offset, end: offset.next() };
+                self.excluded.push(ResolvedRange { range, outcome });
+            }
         }
         self.range.end = offset.next();
     }

@@ -1,4 +1,4 @@
-//! Reports of a partition to its consumer, and the view of what fails in it.
+//! Reports of a partition to its consumer, batcher and committer, and the view of what fails in it.
 
 use std::sync::Arc;
 
@@ -61,4 +61,14 @@ pub struct PartitionReport {
     pub epoch: Epoch,
     /// New state of the partition.
     pub state: PartitionState,
+}
+
+/// Notice of a partition to its batcher and its committer that it has stopped: no further messages from or to it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct PartitionStopped {
+    /// Partition index.
+    pub partition: i32,
+    /// Ownership epoch.
+    pub epoch: Epoch,
 }

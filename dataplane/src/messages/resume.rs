@@ -5,7 +5,7 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::topic_id::TopicId;
 
 use super::resolution::KnownFailures;
-use crate::kafka::offsets::CommittedOffset;
+use crate::kafka::offsets::OffsetAndMetadata;
 
 /// Position from which a partition resumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct ResumePoint {
 
 impl ResumePoint {
     /// Returns the group's committed offset as a position in `topic`.
-    pub fn of(committed: &CommittedOffset, topic: Option<TopicId>) -> Self {
+    pub fn of(committed: &OffsetAndMetadata, topic: Option<TopicId>) -> Self {
         let progress = CommitMetadata::parse(&committed.metadata).and_then(|metadata| metadata.progress);
         let (committed, leader_epoch) = (committed.offset, committed.leader_epoch);
         Self { topic, committed, leader_epoch, progress, failures: None }

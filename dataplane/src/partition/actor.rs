@@ -23,12 +23,10 @@ use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 use crate::kafka::fetch::{
     FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
 };
-use crate::messages::commit::{CommitAcknowledged, CommitGivenUp, CommitterRecipients, UnfollowPartition};
+use crate::messages::commit::{CommitAcknowledged, CommitGivenUp, CommitterRecipients};
 use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterSink};
-use crate::messages::offer::{
-    BatcherRecipients, OfferSealed, OfferWithdrawn, UnregisterPartition, WithdrawOffer,
-};
-use crate::messages::report::{PartitionReport, PartitionState};
+use crate::messages::offer::{BatcherRecipients, OfferSealed, OfferWithdrawn, WithdrawOffer};
+use crate::messages::report::{PartitionReport, PartitionState, PartitionStopped};
 use crate::messages::resolution::BatchResolved;
 use crate::messages::resume::ResumePoint;
 use crate::partition::reader::pieces::PieceLimits;
@@ -237,7 +235,7 @@ impl PartitionActor {
     /// Unregisters from the committer, which then stops retrying a commit that the group has not acknowledged.
     fn unfollow(&self) {
         let _ =
-            post(&self.committer.ends, UnfollowPartition { partition: self.id.partition, epoch: self.epoch });
+            post(&self.committer.ends, PartitionStopped { partition: self.id.partition, epoch: self.epoch });
     }
 
     pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
@@ -273,7 +271,7 @@ impl Actor for PartitionActor {
     fn stopped(&mut self, _: &mut Self::Context) {
         let (partition, epoch) = (self.id.partition, self.epoch);
         let _ = self.router.send(FetchCancelled { partition: self.id.clone(), pauses: false });
-        let _ = post(&self.batcher.ends, UnregisterPartition { partition, epoch });
+        let _ = post(&self.batcher.ends, PartitionStopped { partition, epoch });
         self.unfollow();
     }
 }

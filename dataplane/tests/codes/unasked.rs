@@ -8,7 +8,7 @@ use lighterman::kafka::cluster::TopicView;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
-    CommitIdentity, CommitOffset, IsolationLevel, KnownEpoch, OffsetSpec, commit, epoch_ends,
+    CommitIdentity, IsolationLevel, KnownEpoch, OffsetAndMetadata, OffsetSpec, commit, epoch_ends,
     fetch_committed, fetch_committed_as_member, list_offsets,
 };
 use lighterman_proto::ids::Offset;
@@ -187,12 +187,8 @@ async fn h11_offset_fetch_accepts_only_requested_partitions() {
 #[tokio::test]
 async fn com_1_offset_commit_accepts_only_requested_partitions() {
     use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
-    let offsets = ASKED.map(|partition| CommitOffset {
-        partition,
-        offset: Offset(7),
-        leader_epoch: -1,
-        metadata: String::new(),
-    });
+    let offset = OffsetAndMetadata { offset: Offset(7), leader_epoch: -1, metadata: String::new() };
+    let offsets = ASKED.map(|partition| (partition, offset.clone())).into();
     let ask = async |named: NamedOffsets, protocol, version| {
         let part = |(index, _): &(i32, i64)| {
             OffsetCommitResponsePartition::default()

@@ -20,7 +20,7 @@ use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
 use lighterman::kafka::cluster::KafkaCluster;
 use lighterman::kafka::group::GroupProtocol;
-use lighterman::kafka::offsets::{CommitIdentity, CommitOffset, OffsetSpec, commit};
+use lighterman::kafka::offsets::{CommitIdentity, OffsetAndMetadata, OffsetSpec, commit};
 use lighterman::kafka::transport::{BrokerAddress, PlainTcp};
 use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman::local::sample_records::SampleProducer;
@@ -252,9 +252,9 @@ impl DataplaneScene {
             member: String::new(),
             protocol: GroupProtocol::Classic,
         };
-        let offset =
-            CommitOffset { partition, offset: Offset(offset), leader_epoch: -1, metadata: String::new() };
-        let codes = commit(&mut connection, &who, "orders", &[offset]).await.expect("answered");
+        let offset = OffsetAndMetadata { offset: Offset(offset), leader_epoch: -1, metadata: String::new() };
+        let offsets = [(partition, offset)].into();
+        let codes = commit(&mut connection, &who, "orders", &offsets).await.expect("answered");
         assert!(codes.values().all(Option::is_none), "{codes:?}");
     }
 

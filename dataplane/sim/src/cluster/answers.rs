@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::error::ResponseError as Code;
-use lighterman::kafka::offsets::{CommittedOffset, OffsetSpec};
+use lighterman::kafka::offsets::{OffsetAndMetadata, OffsetSpec};
 use lighterman_proto::ids::Offset;
 
 use super::super::environment::SimulatedEnvironment;
@@ -51,7 +51,7 @@ impl SimulatedEnvironment {
         }
         let of = |partition: &i32| {
             let stored = self.cluster.group.offsets.get(&(self.topic.to_string(), *partition));
-            let committed = stored.map(|stored| CommittedOffset {
+            let committed = stored.map(|stored| OffsetAndMetadata {
                 offset: Offset(stored.offset),
                 leader_epoch: stored.leader_epoch,
                 metadata: stored.metadata.clone(),

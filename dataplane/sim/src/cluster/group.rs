@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman::kafka::group::wire;
-use lighterman::kafka::offsets::CommitOffset;
+use lighterman::kafka::offsets::OffsetAndMetadata;
 use lighterman::local::broker::coordinator::{GroupPhase, StoredOffset};
 use lighterman::local::broker::group_messages::{DeferredResponse, JoinAnswer, JoinRequest, ResponseId};
 use lighterman_proto::units::Moment;
@@ -137,14 +137,13 @@ impl SimulatedEnvironment {
         let RequestKind::Commit { member, generation, commits } = &ask.request else { return };
         let code = self.may_commit(ask.broker, member, *generation);
         if code.is_none() {
-            for commit in commits {
-                self.store(commit);
-                let (partition, offset, leader_epoch) =
-                    (commit.partition, commit.offset.0, commit.leader_epoch);
+            for (&partition, commit) in commits {
+                self.store(partition, commit);
+                let (offset, leader_epoch) = (commit.offset.0, commit.leader_epoch);
                 self.record(Happened::Committed { partition, offset, leader_epoch });
             }
         }
-        let codes = commits.iter().map(|commit| (commit.partition, code)).collect();
+        let codes = commits.keys().map(|partition| (*partition, code)).collect();
         self.reply(ask.from, BrokerReply::Commit(codes));
     }
 
@@ -155,9 +154,9 @@ impl SimulatedEnvironment {
         if self.may_commit(ask.broker, member, *generation).is_some() {
             return;
         }
-        for commit in commits {
-            self.store(commit);
-            let (partition, offset, leader_epoch) = (commit.partition, commit.offset.0, commit.leader_epoch);
+        for (&partition, commit) in commits {
+            self.store(partition, commit);
+            let (offset, leader_epoch) = (commit.offset.0, commit.leader_epoch);
             self.record(Happened::CommittedLate { partition, offset, leader_epoch });
         }
     }
@@ -171,13 +170,13 @@ impl SimulatedEnvironment {
         }
     }
 
-    fn store(&mut self, commit: &CommitOffset) {
+    fn store(&mut self, partition: i32, commit: &OffsetAndMetadata) {
         let stored = StoredOffset {
             offset: commit.offset.0,
             leader_epoch: commit.leader_epoch,
             metadata: commit.metadata.clone(),
         };
-        self.cluster.group.offsets.insert((self.topic.to_string(), commit.partition), stored);
+        self.cluster.group.offsets.insert((self.topic.to_string(), partition), stored);
     }
 
     /// Returns the end of a member's session if the coordinator receives nothing more from it, or `None` if it is no

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman::kafka::fetch::session::{FetchPartition, SessionRequest};
-use lighterman::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use lighterman::kafka::offsets::{OffsetAndMetadata, OffsetSpec};
 use lighterman::local::broker::coordinator::BrokerGroup;
 use lighterman::local::broker::group_messages::JoinAnswer;
 use lighterman::local::broker::kip848_coordinator::{
@@ -77,7 +77,7 @@ pub(super) enum RequestKind {
     Commit {
         member: String,
         generation: i32,
-        commits: Vec<CommitOffset>,
+        commits: BTreeMap<i32, OffsetAndMetadata>,
     },
     Committed {
         partitions: Vec<i32>,
@@ -120,7 +120,7 @@ pub(super) enum BrokerReply {
     Told(Result<HeartbeatResponse, Code>),
     Left,
     Commit(BTreeMap<i32, Option<Code>>),
-    Committed(Result<BTreeMap<i32, Option<CommittedOffset>>, Code>),
+    Committed(Result<BTreeMap<i32, Option<OffsetAndMetadata>>, Code>),
     Offsets(Result<BTreeMap<i32, Offset>, Code>),
     EpochEnds(Result<BTreeMap<i32, Offset>, Code>),
     Fetched {

@@ -10,8 +10,8 @@ use lighterman::kafka::group::effects::{
     GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError,
 };
 use lighterman::kafka::group::kip848::session_bounds::SessionBounds;
-use lighterman::kafka::group::ownership_lease::margin;
 use lighterman::kafka::group::member::{GroupMember, MemberEvent as Answer};
+use lighterman::kafka::group::ownership_lease::margin;
 use lighterman::kafka::group::{GroupEvent, OwnershipLease, wire};
 use lighterman_proto::units::Moment;
 

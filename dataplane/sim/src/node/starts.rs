@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lighterman::commits::start_plan::{self, StartPlan};
 use lighterman::kafka::group::effects::MemberIdentity;
-use lighterman::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use lighterman::kafka::offsets::{OffsetAndMetadata, OffsetSpec};
 use lighterman::messages::resume::ResumePoint;
 use lighterman_proto::ids::Offset;
 use lighterman_proto::topic_id::TopicId;
@@ -29,7 +29,7 @@ pub(super) struct StartResolution {
     partitions: usize,
     /// Partition count at the activation, for the metadata of a first commit.
     activates: i32,
-    committed: BTreeMap<i32, Option<CommittedOffset>>,
+    committed: BTreeMap<i32, Option<OffsetAndMetadata>>,
     positions: BTreeMap<i32, ResumePoint>,
 }
 
@@ -198,11 +198,8 @@ impl SimulatedNode {
         let metadata = start_plan::metadata(state.topic, state.activates);
         let commits = found
             .into_iter()
-            .map(|(partition, offset)| CommitOffset {
-                partition,
-                offset,
-                leader_epoch: -1,
-                metadata: metadata.clone(),
+            .map(|(partition, offset)| {
+                (partition, OffsetAndMetadata { offset, leader_epoch: -1, metadata: metadata.clone() })
             })
             .collect();
         let under = state.generation;
@@ -256,7 +253,7 @@ impl SimulatedNode {
         &mut self,
         env: &mut SimulatedEnvironment,
         resolve: u64,
-        committed: BTreeMap<i32, Option<CommittedOffset>>,
+        committed: BTreeMap<i32, Option<OffsetAndMetadata>>,
     ) {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let position = |partition: &i32| {

@@ -198,9 +198,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     /// replaced another during the poll is not answered with its predecessor's records.
     pub fn take(&mut self, partition: &TopicPartition, session: &FetchSession, now: Moment) -> Option<W> {
         let want = self.want(partition)?;
-        let asked = session.asked_for(partition)?;
-        let is_same = (asked.position, asked.topic) == (want.position(), want.topic());
-        if !mutant!("fetch-not-matched", is_same, true) {
+        if !is_answered(want, session.asked_for(partition)?) {
             return None;
         }
         let answered = want.clone();
@@ -226,6 +224,11 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     pub fn hand_back_all(&mut self) -> Vec<W> {
         std::mem::take(&mut self.wants).into_values().map(|open| open.want).collect()
     }
+}
+
+/// True if the response to `asked` answers `want`: both name the same position of the same log.
+fn is_answered(want: &impl FetchSpec, asked: &FetchPartition) -> bool {
+    mutant!("fetch-not-matched", (asked.position, asked.topic) == (want.position(), want.topic()), true)
 }
 
 /// Result for one partition in a fetch response.

@@ -18,7 +18,7 @@ use super::ownership_lease::OwnershipLease;
 use super::rebalance::RebalanceTimeout;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::effects::GroupEvent;
-use crate::kafka::offsets::{CommitIdentity, CommitOffset, CommittedOffset};
+use crate::kafka::offsets::{CommitIdentity, OffsetAndMetadata};
 
 /// Configuration of a membership.
 #[derive(Clone, Debug)]
@@ -56,10 +56,10 @@ pub enum CommitFailure {
 }
 
 /// Committed offset of each partition, or the error of the look-up.
-pub(super) type CommittedReply = Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError>;
+pub(super) type CommittedReply = Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError>;
 
 /// Committed offset of each partition, or the failure to read it back.
-pub type ReadBackReply = Result<BTreeMap<i32, Option<CommittedOffset>>, CommitFailure>;
+pub type ReadBackReply = Result<BTreeMap<i32, Option<OffsetAndMetadata>>, CommitFailure>;
 
 /// Handle of one node's membership in one mapping's group.
 #[derive(Clone)]
@@ -102,18 +102,26 @@ impl Membership {
     }
 
     /// Commits in one request, under the generation that is current when it is sent.
-    pub async fn commit(&self, offsets: Vec<CommitOffset>) -> CommitReply {
+    pub async fn commit(&self, offsets: BTreeMap<i32, OffsetAndMetadata>) -> CommitReply {
         let who = self.published.lock().as_ref().map(|view| self.client.commit_identity(view));
         Ok(self.send_commit(who.ok_or(CommitFailure::NotAMember)?, offsets).await?)
     }
 
     /// Commits in one request, under the identity in `view`. The coordinator rejects it if the group has moved
     /// on: the partitions may belong to another member by then.
-    pub async fn commit_under(&self, view: &MembershipView, offsets: Vec<CommitOffset>) -> CommitErrors {
+    pub async fn commit_under(
+        &self,
+        view: &MembershipView,
+        offsets: BTreeMap<i32, OffsetAndMetadata>,
+    ) -> CommitErrors {
         self.send_commit(self.client.commit_identity(view), offsets).await
     }
 
-    async fn send_commit(&self, who: CommitIdentity, offsets: Vec<CommitOffset>) -> CommitErrors {
+    async fn send_commit(
+        &self,
+        who: CommitIdentity,
+        offsets: BTreeMap<i32, OffsetAndMetadata>,
+    ) -> CommitErrors {
         let codes = self.client.commit(&who, &offsets).await?;
         if let Some(code) = codes.values().flatten().next() {
             let sent_as = MemberIdentity { member: who.member, generation: who.generation };

@@ -7,7 +7,7 @@ use kafka_protocol::messages::OffsetFetchRequest;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{CommitIdentity, CommittedOffset, StatedOffset, gather, group_id, name, of_group};
+use super::{CommitIdentity, OffsetAndMetadata, StatedOffset, gather, group_id, name, of_group};
 use crate::kafka::cluster::REQUEST_DEADLINE;
 use crate::kafka::connection::{BrokerConnection, versions};
 use crate::kafka::error::KafkaError;
@@ -19,7 +19,7 @@ pub async fn fetch_committed_as_member(
     who: &CommitIdentity,
     topic: &str,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
     let build = |_| {
         let wanted = OffsetFetchRequestTopics::default()
             .with_name(name(topic))

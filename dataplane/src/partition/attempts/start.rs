@@ -4,7 +4,7 @@ use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::OffsetRange;
 use lighterman_proto::units::Moment;
 
-use crate::messages::outcome::Outcome;
+use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::PartitionBatch;
 use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
@@ -176,7 +176,7 @@ impl PartitionCore {
     }
 
     fn resolve_excluded(&mut self, out: &mut PartitionEffects) {
-        for (range, outcome) in std::mem::take(&mut self.attempts.current.batch.excluded) {
+        for ResolvedRange { range, outcome } in std::mem::take(&mut self.attempts.current.batch.excluded) {
             self.resolve(range, outcome, out);
         }
         let first = self.attempts.current.batch.range.first.max(self.progress.ledger.frontier());

@@ -9,14 +9,14 @@ use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::GroupProtocol;
 use crate::kafka::group::connections::{ConnectionKind, HeldConnection};
-use crate::kafka::offsets::{self, CommitIdentity, CommitOffset, CommittedOffset};
+use crate::kafka::offsets::{self, CommitIdentity, OffsetAndMetadata};
 
 impl CoordinatorClient {
     /// Commits over a connection of its own: a blocked join must not delay the commits of partitions drained for it.
     pub(in crate::kafka::group) async fn commit(
         &self,
         who: &CommitIdentity,
-        commits: &[CommitOffset],
+        commits: &BTreeMap<i32, OffsetAndMetadata>,
     ) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
         let mut connection = self.commit_connection().await?;
         let response = offsets::commit(&mut connection, who, &self.settings.topic, commits).await;
@@ -37,7 +37,7 @@ impl CoordinatorClient {
         &self,
         who: &CommitIdentity,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    ) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
         let mut connection = self
             .connections
             .dial(&self.settings.group)
@@ -51,7 +51,7 @@ impl CoordinatorClient {
         &self,
         who: &CommitIdentity,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    ) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
         let mut connection = self.commit_connection().await?;
         self.fetch_committed(&mut connection, who, partitions).await
     }
@@ -68,7 +68,7 @@ impl CoordinatorClient {
         connection: &mut BrokerConnection,
         who: &CommitIdentity,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    ) -> Result<BTreeMap<i32, Option<OffsetAndMetadata>>, KafkaError> {
         let topic = &self.settings.topic;
         let response = match who.protocol {
             GroupProtocol::Classic => {
