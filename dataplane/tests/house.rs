@@ -221,7 +221,7 @@ fn after_closing(text: &str) -> &str {
 }
 
 #[test]
-fn every_fault_of_the_simulator_is_the_whole_body_of_a_function() {
+fn every_mutant_is_a_whole_body() {
     let sources = root().join("dataplane/src");
     let mut files = Vec::new();
     rust_files(&sources, &mut files);

@@ -213,7 +213,7 @@ impl<M: Copy + PartialEq, H> MemberSession<M, H> {
         self.lease_until = Moment::default();
         out.push(GroupEffect::EndLease);
         if !partitions.is_empty() {
-            self.rejoin_not_before = hold_off(session_ends);
+            self.rejoin_not_before = may_still_run(&partitions).then_some(session_ends);
             out.push(GroupEffect::Notify(GroupEvent::Lost { partitions, reason: reason.to_owned() }));
         }
     }
@@ -258,9 +258,9 @@ impl<M: Copy + PartialEq, H> MemberSession<M, H> {
     }
 }
 
-/// Returns the moment before which a member that lost partitions does not rejoin.
-fn hold_off(session_ends: Moment) -> Option<Moment> {
-    mutant!("rejoins-over-running-invocations", Some(session_ends), None)
+/// Returns true if invocations of `lost` partitions may still run, and this member must not rejoin yet (H5).
+fn may_still_run(lost: &[i32]) -> bool {
+    mutant!("rejoins-over-running-invocations", !lost.is_empty(), false)
 }
 
 /// Returns true if a member must rejoin to invalidate its unanswered requests. `is_current` tells whether the member
