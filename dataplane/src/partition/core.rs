@@ -5,7 +5,7 @@
 //! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
 //! Only the ledger's frontier is ever committed (COM-1).
 
-use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
 use super::attempts::PartitionAttempts;
@@ -38,9 +38,9 @@ pub(super) enum PartitionPhase {
     Stopped,
 }
 
-/// Returns true if a message for the ownership epoch `meant` applies to the current epoch `ours`. Messages of an
-/// earlier epoch still reach the partition's current actor and must be ignored (OWN-1).
-pub fn is_for(meant: Epoch, ours: Epoch) -> bool {
+/// Returns true if an answer meant for one ownership epoch or batch applies to the current one, `ours`. Answers to
+/// earlier ones still reach the partition's current actor and must be ignored (OWN-1).
+pub fn is_for<T: Copy + PartialEq>(meant: T, ours: T) -> bool {
     mutant!("late-answer-not-matched", meant == ours, true)
 }
 
@@ -116,9 +116,7 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if mutant!("fetch-not-matched", frame.position != self.reader.position, false)
-            || !matches!(self.phase, PartitionPhase::Running)
-        {
+        if !self.reader.is_next(frame.position) || !self.is_running() {
             return out;
         }
         self.reader.wanted = false;
@@ -144,9 +142,7 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        let awaited =
-            matches!(self.attempts.state, AttemptState::Sealed { batch: sealed } if sealed == batch);
-        if !mutant!("late-answer-not-matched", awaited, true) {
+        if !is_for(Some(batch), self.attempts.sealed_batch()) {
             return out;
         }
         self.attempts.state = AttemptState::Idle;
@@ -186,10 +182,7 @@ impl PartitionCore {
         }
         match dead_letter_result {
             DeadLetterResult::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
-            DeadLetterResult::Dropped => self.resolve_work(
-                mutant!("dropped-counts-as-arrived", Outcome::Dropped, Outcome::DeadLettered),
-                &mut out,
-            ),
+            DeadLetterResult::Dropped => self.resolve_work(rejected_outcome(), &mut out),
             DeadLetterResult::Stopped => self.back_off(now + READ_RETRY_DELAY, &mut out),
         }
         self.advance(now, context, &mut out);
@@ -250,15 +243,7 @@ impl PartitionCore {
     }
 
     fn finish_drain(&mut self, context: &CoreContext<'_>, out: &mut PartitionEffects) {
-        let nothing_runs = mutant!(
-            "drain-does-not-wait",
-            matches!(
-                self.attempts.state,
-                AttemptState::Idle | AttemptState::BackingOff { .. } | AttemptState::AwaitingCommit
-            ),
-            true
-        );
-        if !nothing_runs {
+        if !self.attempts.may_hand_over() {
             return;
         }
         self.skip_wanted(context, out);
@@ -305,4 +290,10 @@ impl PartitionCore {
         }
         self.progress.inherited.forget_before(self.progress.ledger.frontier());
     }
+}
+
+/// Returns the outcome of records that the destination permanently rejects: they are lost, which an operator must
+/// learn.
+fn rejected_outcome() -> Outcome {
+    mutant!("dropped-counts-as-arrived", Outcome::Dropped, Outcome::DeadLettered)
 }

@@ -117,6 +117,15 @@ impl RecordAttempt {
         Self { batch: cut, exclusive: true, ..self.clone() }
     }
 
+    /// Returns the same history for the second half of a split batch, to be attempted after the first.
+    pub(super) fn second_half(&self, back: PartitionBatch) -> Self {
+        mutant!(
+            "bisecting-loses-a-half",
+            self.with_records(back),
+            self.with_records(PartitionBatch::empty(back.range.first))
+        )
+    }
+
     /// Stores a failure.
     pub fn failed(&mut self, failure: Arc<AttemptFailure>) {
         self.first_failure_ms = self.first_failure_ms.or(Some(failure.at.0));
@@ -130,11 +139,16 @@ impl RecordAttempt {
     /// record.
     pub fn is_exhausted(&self, policy: &FailureHandling) -> bool {
         let attempts_max = policy.retries_max.map(|retries| retries.saturating_add(1));
-        self.has_failed()
-            && self.failed_alone
-            && attempts_max.is_some_and(|most| {
-                mutant!("retries-one-too-few", self.attempts_used >= most, self.attempts_used + 1 >= most)
-            })
+        self.has_failed() && self.failed_alone && attempts_max.is_some_and(|most| self.has_used(most))
+    }
+
+    /// True if `attempts_max` attempts were made.
+    fn has_used(&self, attempts_max: u32) -> bool {
+        mutant!(
+            "retries-one-too-few",
+            self.attempts_used >= attempts_max,
+            self.attempts_used + 1 >= attempts_max
+        )
     }
 }
 

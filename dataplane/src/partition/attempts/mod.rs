@@ -68,4 +68,35 @@ impl PartitionAttempts {
             judged_at: None,
         }
     }
+
+    /// Batch that is invoked, if there is one.
+    pub(super) fn sealed_batch(&self) -> Option<BatchId> {
+        match self.state {
+            AttemptState::Sealed { batch } => Some(batch),
+            _ => None,
+        }
+    }
+
+    /// True if no offer, invocation or dead letter is under way, so that the partition may be handed over (DRN-1).
+    pub(super) fn may_hand_over(&self) -> bool {
+        mutant!("drain-does-not-wait", self.is_at_rest(), true)
+    }
+
+    /// True if no offer, invocation or dead letter is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(
+            self.state,
+            AttemptState::Idle | AttemptState::BackingOff { .. } | AttemptState::AwaitingCommit
+        )
+    }
+
+    /// Takes the next records split from the batch. They come in order: later ones wait until the earlier ones are
+    /// resolved (ORD-1).
+    pub(super) fn take_next(&mut self) -> Option<RecordAttempt> {
+        mutant!(
+            "retry-reorders",
+            self.remaining.pop(),
+            (!self.remaining.is_empty()).then(|| self.remaining.remove(0))
+        )
+    }
 }

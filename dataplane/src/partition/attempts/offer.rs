@@ -1,7 +1,7 @@
 //! Life of an offer: it grows as records arrive, is withdrawn when one of its records becomes too old, and is sealed
 //! as a batch. A seal may cross an update of the offer: the batch holds only the sealed records.
 
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use crate::messages::batch::BatchId;
@@ -98,7 +98,7 @@ impl PartitionCore {
         let Some(at) = expires else { return };
         if self.attempts.judged_at.is_none_or(|arranged| arranged <= now || at < arranged) {
             self.attempts.judged_at = Some(at);
-            mutant!("grown-too-old-in-an-offer", out.push(PartitionEffect::WakeAt(at)), {});
+            wake_at_expiry(at, out);
         }
     }
 
@@ -118,7 +118,7 @@ impl PartitionCore {
     /// Splits off the records that were offered only after the batch was sealed; they form the next attempt.
     fn split_unsealed(&mut self, end: Offset, context: &CoreContext<'_>) {
         let range = self.attempts.current.batch.range;
-        if mutant!("seal-takes-in-what-came-later", end >= range.end, true) {
+        if is_wholly_sealed(range, end) {
             return;
         }
         let (front, back) = range.split_at(end);
@@ -134,4 +134,14 @@ impl PartitionCore {
             ));
         }
     }
+}
+
+/// Asks for a wake-up when an offered record becomes too old to be attempted; the offer is withdrawn then.
+fn wake_at_expiry(at: Moment, out: &mut PartitionEffects) {
+    mutant!("grown-too-old-in-an-offer", out.push(PartitionEffect::WakeAt(at)), {});
+}
+
+/// True if a batch that is sealed up to `end` holds all records of the `offered` range.
+fn is_wholly_sealed(offered: OffsetRange, end: Offset) -> bool {
+    mutant!("seal-takes-in-what-came-later", end >= offered.end, true)
 }

@@ -33,14 +33,17 @@ impl PartitionCore {
             BatchResolution::TooLarge { mixed, failure, again_at } => {
                 self.on_too_large(mixed, failure, again_at, context, out);
             }
-            BatchResolution::Again { at } => {
-                mutant!(
-                    "unknown-is-success",
-                    self.back_off(at, out),
-                    self.resolve_work(Outcome::Delivered, out)
-                );
-            }
+            BatchResolution::Again { at } => self.on_unknown_result(at, out),
         }
+    }
+
+    /// Handles a batch whose result is unknown: its records are retried, as they may not have been processed.
+    fn on_unknown_result(&mut self, again_at: Moment, out: &mut PartitionEffects) {
+        mutant!(
+            "unknown-is-success",
+            self.back_off(again_at, out),
+            self.resolve_work(Outcome::Delivered, out)
+        );
     }
 
     pub(in crate::partition) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
@@ -76,13 +79,7 @@ impl PartitionCore {
 
     fn split_in_half(&mut self, context: &CoreContext<'_>) -> bool {
         let Some((front, back)) = self.attempts.current.batch.halves(context.sizer) else { return false };
-        self.attempts.remaining.push(mutant!(
-            "bisecting-loses-a-half",
-            self.attempts.current.with_records(back),
-            self.attempts
-                .current
-                .with_records(crate::messages::records::PartitionBatch::empty(back.range.first))
-        ));
+        self.attempts.remaining.push(self.attempts.current.second_half(back));
         self.attempts.current = self.attempts.current.with_records(front);
         true
     }
@@ -120,11 +117,7 @@ impl PartitionCore {
             return;
         };
         self.attempts.current.failed(failure);
-        let (good, rest) = self.attempts.current.batch.range.split_at(mutant!(
-            "named-record-counts-as-good",
-            lowest,
-            lowest.next()
-        ));
+        let (good, rest) = self.attempts.current.batch.range.split_at(delivered_end(lowest));
         self.resolve(good, Outcome::Delivered, out);
         let named_only = self.start.policy.named_only;
         if named_only {
@@ -154,6 +147,12 @@ impl PartitionCore {
             self.commit(progress, out);
         }
     }
+}
+
+/// Returns the end of the records that count as delivered, if `lowest` is the first that the function has reported as
+/// failed.
+fn delivered_end(lowest: Offset) -> Offset {
+    mutant!("named-record-counts-as-good", lowest, lowest.next())
 }
 
 /// Returns the ranges between and after the named offsets of `range`.

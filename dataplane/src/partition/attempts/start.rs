@@ -10,7 +10,7 @@ use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
 use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
-use crate::partition::reader::fetch_buffer::{FillLimits, FillStop};
+use crate::partition::reader::fetch_buffer::{BatchOpener, FillLimits, FillStop};
 
 impl PartitionCore {
     /// Takes the next step towards an attempt, if one is possible.
@@ -66,11 +66,7 @@ impl PartitionCore {
 
     /// Takes the remaining pieces of a failed batch first, then the pieces of an earlier owner, then new records.
     fn next_attempt(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
-        if let Some(next) = mutant!(
-            "retry-reorders",
-            self.attempts.remaining.pop(),
-            (!self.attempts.remaining.is_empty()).then(|| self.attempts.remaining.remove(0))
-        ) {
+        if let Some(next) = self.attempts.take_next() {
             self.attempts.current = next;
             return;
         }
@@ -87,7 +83,7 @@ impl PartitionCore {
             return;
         }
         // The records held here may occupy the memory that fetching the rest needs.
-        if !is_whole && !mutant!("regrowing-starves-others", context.opener.has_waiters(), false) {
+        if !is_whole && !is_memory_short(context.opener) {
             out.push(PartitionEffect::PollSoon);
             return;
         }
@@ -167,12 +163,24 @@ impl PartitionCore {
     fn resolve_without_records(&mut self, out: &mut PartitionEffects) {
         let range = self.attempts.current.batch.range;
         self.attempts.current.batch = PartitionBatch::empty(range.end);
-        self.resolve(range, Outcome::NoRecord, out);
-        mutant!("filtered-tail-not-committed", self.commit_if_moved(out), {
-            if !range.is_empty() {
-                self.commit_if_moved(out);
+        self.resolve_tail(range, out);
+    }
+
+    /// Resolves the offsets after the last record, and commits. The frontier may have moved even if there are none:
+    /// filtered records are resolved before.
+    fn resolve_tail(&mut self, tail: OffsetRange, out: &mut PartitionEffects) {
+        mutant!(
+            "filtered-tail-not-committed",
+            self.resolve_and_commit(tail, Outcome::NoRecord, out),
+            if !tail.is_empty() {
+                self.resolve_and_commit(tail, Outcome::NoRecord, out);
             }
-        });
+        );
+    }
+
+    fn resolve_and_commit(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
+        self.resolve(range, outcome, out);
+        self.commit_if_moved(out);
     }
 
     fn resolve_excluded(&mut self, out: &mut PartitionEffects) {
@@ -210,4 +218,9 @@ fn runs(cut: &PartitionBatch) -> Vec<OffsetRange> {
         }
     }
     runs
+}
+
+/// True if other partitions wait for memory, and perhaps for that of the records held here.
+fn is_memory_short(opener: &dyn BatchOpener) -> bool {
+    mutant!("regrowing-starves-others", opener.has_waiters(), false)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::BatchHeader;
 
@@ -30,6 +31,11 @@ pub struct KnownLogEnd {
 }
 
 impl KnownLogEnd {
+    fn of(committed: Offset, progress: &CommittedProgress) -> Option<Self> {
+        let end = Offset(committed.0.saturating_add_unsigned(progress.length()));
+        progress.leader_epoch.map(|leader_epoch| Self { end, leader_epoch })
+    }
+
     /// True if the batch has replaced one known to that owner. A log that was truncated and rewritten has a later
     /// leader epoch there than any known before (KIP-101).
     pub fn is_overwritten_by(&self, header: &BatchHeader) -> bool {
@@ -77,16 +83,27 @@ pub(super) fn restore(start: &PartitionConfig) -> InheritedProgress {
             first_failure_ms: progress.first_failure_ms,
         });
     }
-    let mut at = committed;
-    let mut known = Vec::new();
-    for (gap, length) in &progress.resolved {
+    let known = known_ranges(committed, progress);
+    InheritedProgress { pieces, known, remembered: known_log_end(committed, progress) }
+}
+
+/// Returns the ranges that an earlier owner has resolved beyond the frontier; they are not delivered again.
+fn known_ranges(committed: Offset, progress: &CommittedProgress) -> Vec<OffsetRange> {
+    mutant!("resolved-ahead-forgotten", ranges_from(committed, &progress.resolved), Vec::new())
+}
+
+/// Returns the log end up to which the progress applies, if its leader epoch is known. Records that a new leader has
+/// written before that end have replaced those that the progress refers to (KIP-101).
+fn known_log_end(committed: Offset, progress: &CommittedProgress) -> Option<KnownLogEnd> {
+    mutant!("overwritten-is-believed", KnownLogEnd::of(committed, progress), None)
+}
+
+/// Returns ranges that are given as gaps and lengths from `at` on.
+fn ranges_from(mut at: Offset, distances: &[(u64, u64)]) -> Vec<OffsetRange> {
+    let ranges = distances.iter().map(|(gap, length)| {
         let first = Offset(at.0.saturating_add_unsigned(*gap));
         at = Offset(first.0.saturating_add_unsigned(*length));
-        known.push(OffsetRange { first, end: at });
-    }
-    let end = Offset(committed.0.saturating_add_unsigned(progress.length()));
-    let remembered = progress.leader_epoch.map(|leader_epoch| KnownLogEnd { end, leader_epoch });
-    let known = mutant!("resolved-ahead-forgotten", known, Vec::new());
-    let remembered = remembered.filter(|_| mutant!("overwritten-is-believed", true, false));
-    InheritedProgress { pieces, known, remembered }
+        OffsetRange { first, end: at }
+    });
+    ranges.collect()
 }

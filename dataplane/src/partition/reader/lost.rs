@@ -122,15 +122,15 @@ impl PartitionCore {
 
     fn diverged_into(&mut self, end: Offset, out: &mut PartitionEffects) {
         self.end(out);
-        // Offsets resolved but not acknowledged are processed again: the account of their outcomes is lost with this
-        // ownership.
-        let at = mutant!(
-            "truncation-not-gone-back-for",
-            end.min(self.progress.acknowledged),
-            self.reader.position
-        );
+        let at = self.restart_offset(end);
         let leader_epoch = self.reader.buffer.leaders().before(at);
         out.push(PartitionEffect::Restart { at, leader_epoch });
+    }
+
+    /// Returns the offset to restart at, if the log was truncated at `end`. Offsets resolved but not acknowledged are
+    /// processed again: the account of their outcomes is lost with this ownership.
+    fn restart_offset(&self, end: Offset) -> Offset {
+        mutant!("truncation-not-gone-back-for", end.min(self.progress.acknowledged), self.reader.position)
     }
 
     pub(in crate::partition) fn rest(

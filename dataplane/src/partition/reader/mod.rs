@@ -39,4 +39,10 @@ impl PartitionReader {
             unread: UnreadState::default(),
         }
     }
+
+    /// True if records fetched at `position` are the next ones. An answer to an earlier request may arrive after the
+    /// position was changed.
+    pub(super) fn is_next(&self, position: Offset) -> bool {
+        mutant!("fetch-not-matched", position == self.position, true)
+    }
 }
