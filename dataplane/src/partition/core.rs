@@ -19,8 +19,8 @@ use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::BatchResolution;
 use crate::messages::unreadable::READ_RETRY_DELAY;
-use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::attempts::{AttemptState, DeadLetterSubject};
 use crate::partition::progress::commit_ledger::Ledger;
 use crate::partition::progress::last_commit::LastCommit;
 
@@ -172,18 +172,18 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if !matches!(self.attempts.state, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
-            return out;
-        }
-        self.attempts.state = AttemptState::Idle;
-        if self.raw_buried(now, dead_letter_result, &mut out) {
-            self.advance(now, context, &mut out);
-            return out;
-        }
-        match dead_letter_result {
-            DeadLetterResult::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
-            DeadLetterResult::Dropped => self.resolve_work(rejected_outcome(), &mut out),
-            DeadLetterResult::Stopped => self.back_off(now + READ_RETRY_DELAY, &mut out),
+        let Some(subject) = self.attempts.end_dead_letter(ticket) else { return out };
+        match (subject, dead_letter_result) {
+            (DeadLetterSubject::Unreadable(range), result) => self.raw_buried(now, range, result, &mut out),
+            (DeadLetterSubject::Records, DeadLetterResult::Acknowledged) => {
+                self.resolve_work(Outcome::DeadLettered, &mut out);
+            }
+            (DeadLetterSubject::Records, DeadLetterResult::Dropped) => {
+                self.resolve_work(rejected_outcome(), &mut out);
+            }
+            (DeadLetterSubject::Records, DeadLetterResult::Stopped) => {
+                self.back_off(now + READ_RETRY_DELAY, &mut out);
+            }
         }
         self.advance(now, context, &mut out);
         out
@@ -215,8 +215,10 @@ impl PartitionCore {
     /// Withdraws an offer or stops a dead letter that is under way.
     pub(super) fn call_back(&self, out: &mut PartitionEffects) {
         match self.attempts.state {
-            AttemptState::Offered { seq } => out.push(PartitionEffect::Withdraw { seq }),
-            AttemptState::DeadLettering { ticket } => out.push(PartitionEffect::CancelDeadLetter { ticket }),
+            AttemptState::Offered { seq, .. } => out.push(PartitionEffect::Withdraw { seq }),
+            AttemptState::DeadLettering { ticket, .. } => {
+                out.push(PartitionEffect::CancelDeadLetter { ticket })
+            }
             AttemptState::Idle
             | AttemptState::AwaitingCommit
             | AttemptState::BackingOff { .. }
@@ -266,7 +268,7 @@ impl PartitionCore {
         let held = self.reader.buffer.wire_bytes();
         let target = self.start.buffer_bytes_target;
         let must_wait =
-            self.holds_back() || self.reader.lost_before.is_some() || self.reader.unread.is_under_way();
+            self.holds_back() || self.reader.lost_before.is_some() || self.attempts.is_sending_unreadable();
         if self.reader.wanted || self.phase != PartitionPhase::Running || must_wait || held >= target {
             return;
         }

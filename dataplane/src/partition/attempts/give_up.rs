@@ -5,8 +5,8 @@
 use lighterman_proto::failure::FailureCondition;
 
 use crate::messages::outcome::Outcome;
-use crate::partition::attempts::AttemptState;
 use crate::partition::attempts::attempt::is_expired;
+use crate::partition::attempts::{AttemptState, DeadLetterSubject};
 use crate::partition::core::PartitionCore;
 use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 
@@ -79,10 +79,9 @@ impl PartitionCore {
             self.commit(at_rest, out);
             return;
         }
-        self.attempts.dead_letter_id += 1;
-        self.attempts.state = AttemptState::DeadLettering { ticket: self.attempts.dead_letter_id };
+        let ticket = self.attempts.start_dead_letter(DeadLetterSubject::Records);
         out.push(PartitionEffect::DeadLetter {
-            ticket: self.attempts.dead_letter_id,
+            ticket,
             records: Box::new(self.attempts.current.abandoned()),
             condition,
         });

@@ -9,7 +9,7 @@ pub(in crate::partition) mod start;
 
 use std::collections::BTreeSet;
 
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
 use self::attempt::RecordAttempt;
@@ -24,6 +24,8 @@ pub(super) enum AttemptState {
     AwaitingCommit,
     Offered {
         seq: u64,
+        /// Time at which the first of the offered records exceeds the maximum age.
+        expires: Option<Moment>,
     },
     Sealed {
         batch: BatchId,
@@ -31,10 +33,19 @@ pub(super) enum AttemptState {
     BackingOff {
         until: Moment,
     },
-    /// The records are being sent to the on-failure destination.
     DeadLettering {
         ticket: u64,
+        subject: DeadLetterSubject,
     },
+}
+
+/// Subject of a dead letter that is being sent to the on-failure destination.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DeadLetterSubject {
+    /// The current records.
+    Records,
+    /// The bytes of offsets that cannot be read; nothing is fetched while they are sent.
+    Unreadable(OffsetRange),
 }
 
 /// Attempt under way, and those that follow it.
@@ -49,10 +60,8 @@ pub(super) struct PartitionAttempts {
     /// Records of the current attempt to be skipped once it ends, as requested by an operator; at most one batch of
     /// them.
     pub(super) skips_wanted: BTreeSet<Offset>,
-    /// Time at which the first of the offered records exceeds the maximum age.
-    pub(super) offered_until: Option<Moment>,
-    /// Time of the next wake-up scheduled for that expiry.
-    pub(super) judged_at: Option<Moment>,
+    /// Time of the next wake-up scheduled for an expiry. It may have been scheduled for an earlier offer.
+    pub(super) expiry_wake: Option<Moment>,
 }
 
 impl PartitionAttempts {
@@ -64,9 +73,31 @@ impl PartitionAttempts {
             offer_seq: 0,
             dead_letter_id: 0,
             skips_wanted: BTreeSet::new(),
-            offered_until: None,
-            judged_at: None,
+            expiry_wake: None,
         }
+    }
+
+    /// Starts a dead letter; returns its ticket.
+    pub(super) fn start_dead_letter(&mut self, subject: DeadLetterSubject) -> u64 {
+        self.dead_letter_id += 1;
+        self.state = AttemptState::DeadLettering { ticket: self.dead_letter_id, subject };
+        self.dead_letter_id
+    }
+
+    /// Ends the dead letter of `ticket` and returns its subject; `None` if that one is not under way.
+    pub(super) fn end_dead_letter(&mut self, ticket: u64) -> Option<DeadLetterSubject> {
+        match self.state {
+            AttemptState::DeadLettering { ticket: sent, subject } if sent == ticket => {
+                self.state = AttemptState::Idle;
+                Some(subject)
+            }
+            _ => None,
+        }
+    }
+
+    /// True while the bytes of unreadable offsets are being sent to the destination.
+    pub(super) fn is_sending_unreadable(&self) -> bool {
+        matches!(self.state, AttemptState::DeadLettering { subject: DeadLetterSubject::Unreadable(_), .. })
     }
 
     /// Batch that is invoked, if there is one.

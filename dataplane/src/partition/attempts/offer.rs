@@ -14,7 +14,8 @@ use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, 
 impl PartitionCore {
     /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.
     pub fn sealed(&mut self, seq: u64, end: Offset, batch: BatchId, context: &CoreContext<'_>) -> bool {
-        let ours = matches!(self.attempts.state, AttemptState::Offered { seq: offered } if offered == seq);
+        let ours =
+            matches!(self.attempts.state, AttemptState::Offered { seq: offered, .. } if offered == seq);
         if ours {
             self.attempts.state = AttemptState::Sealed { batch };
             self.split_unsealed(end, context);
@@ -25,7 +26,7 @@ impl PartitionCore {
     /// Handles the withdrawal of offer `seq`.
     pub fn withdrawn(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if matches!(self.attempts.state, AttemptState::Offered { seq: offered } if offered == seq) {
+        if matches!(self.attempts.state, AttemptState::Offered { seq: offered, .. } if offered == seq) {
             self.attempts.state = AttemptState::Idle;
         }
         self.advance(now, context, &mut out);
@@ -36,6 +37,7 @@ impl PartitionCore {
     /// same key.
     pub(in crate::partition) fn grow_offer(
         &mut self,
+        expires: Option<Moment>,
         now: Moment,
         context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
@@ -44,12 +46,12 @@ impl PartitionCore {
         if self.attempts.current.may_grow() && self.attempts.skips_wanted.is_empty() {
             let _goes_on = self.fill(now, context, out);
         }
-        let is_time = self.attempts.offered_until.is_some_and(|until| until <= now);
+        let is_time = expires.is_some_and(|until| until <= now);
         if self.attempts.current.batch.records > before || is_time {
             self.publish_offer(now, context, out);
         } else {
             // The scheduled wake-up may have been for an earlier offer.
-            self.schedule_wake(self.attempts.offered_until, now, out);
+            self.schedule_wake(expires, now, out);
         }
     }
 
@@ -62,7 +64,7 @@ impl PartitionCore {
         out: &mut PartitionEffects,
     ) {
         let expires = self.first_expiry(now, context.wall);
-        if let AttemptState::Offered { seq } = self.attempts.state {
+        if let AttemptState::Offered { seq, .. } = self.attempts.state {
             if expires.is_some_and(|at| at <= now) {
                 out.push(PartitionEffect::Withdraw { seq });
                 return;
@@ -71,8 +73,7 @@ impl PartitionCore {
             self.attempts.offer_seq += 1;
         }
         let seq = self.attempts.offer_seq;
-        self.attempts.state = AttemptState::Offered { seq };
-        self.attempts.offered_until = expires;
+        self.attempts.state = AttemptState::Offered { seq, expires };
         let (cut, attempt, alone) = (
             self.attempts.current.batch.clone(),
             self.attempts.current.attempt(),
@@ -96,8 +97,8 @@ impl PartitionCore {
     /// Schedules a wake-up, at most one at a time: an earlier one checks again and schedules the next.
     fn schedule_wake(&mut self, expires: Option<Moment>, now: Moment, out: &mut PartitionEffects) {
         let Some(at) = expires else { return };
-        if self.attempts.judged_at.is_none_or(|arranged| arranged <= now || at < arranged) {
-            self.attempts.judged_at = Some(at);
+        if self.attempts.expiry_wake.is_none_or(|arranged| arranged <= now || at < arranged) {
+            self.attempts.expiry_wake = Some(at);
             wake_at_expiry(at, out);
         }
     }

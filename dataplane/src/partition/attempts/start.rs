@@ -22,7 +22,7 @@ impl PartitionCore {
     ) {
         match self.attempts.state {
             AttemptState::Sealed { .. } | AttemptState::DeadLettering { .. } => {}
-            AttemptState::Offered { .. } => self.grow_offer(now, context, out),
+            AttemptState::Offered { expires, .. } => self.grow_offer(expires, now, context, out),
             AttemptState::Idle | AttemptState::AwaitingCommit | AttemptState::BackingOff { .. } => {
                 self.skip_wanted(context, out);
                 let waits = matches!(self.attempts.state, AttemptState::BackingOff { until } if until > now);

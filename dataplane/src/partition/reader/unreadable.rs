@@ -12,7 +12,7 @@ use crate::messages::outcome::Outcome;
 use crate::messages::records::SharedLease;
 use crate::messages::skip::SkipAnswer;
 use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY, UnreadableRange};
-use crate::partition::attempts::AttemptState;
+use crate::partition::attempts::DeadLetterSubject;
 use crate::partition::attempts::attempt::RecordAttempt;
 use crate::partition::core::{PartitionCore, PartitionPhase};
 use crate::partition::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
@@ -23,8 +23,6 @@ pub(in crate::partition) struct UnreadState {
     pub now: Option<UnreadableRange>,
     /// Offsets that an operator has asked to skip.
     wanted: Option<OffsetRange>,
-    /// Offsets whose bytes are being sent to the destination.
-    under_way: Option<OffsetRange>,
 }
 
 impl UnreadState {
@@ -33,11 +31,6 @@ impl UnreadState {
         if self.now.as_ref().is_some_and(|now| now.first < end) {
             (self.now, self.wanted) = (None, None);
         }
-    }
-
-    /// True while bytes are being sent to the destination; nothing is fetched during that time.
-    pub(in crate::partition) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
     }
 }
 
@@ -101,7 +94,7 @@ impl PartitionCore {
 
     /// Returns the range to skip, once everything before it is resolved.
     fn passable(&self) -> Option<OffsetRange> {
-        let wanted = self.reader.unread.wanted.filter(|_| self.reader.unread.under_way.is_none())?;
+        let wanted = self.reader.unread.wanted?;
         let is_next = self.attempts.current.batch.range.end == wanted.first;
         (is_next && self.is_idle_and_empty()).then_some(wanted)
     }
@@ -115,26 +108,21 @@ impl PartitionCore {
         let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
         let is_intact = self.reader.unread.now.as_ref().is_some_and(|now| now.is_intact);
         let Some(raw) = raw_bytes(frame.records, range, is_intact) else { return false };
-        self.reader.unread.under_way = Some(range);
-        self.attempts.dead_letter_id += 1;
-        self.attempts.state = AttemptState::DeadLettering { ticket: self.attempts.dead_letter_id };
+        let ticket = self.attempts.start_dead_letter(DeadLetterSubject::Unreadable(range));
         let why = self.reader.unread.now.as_ref().map(|now| now.damage.error.to_string()).unwrap_or_default();
         let hold = SharedLease::clone(frame.hold);
-        out.push(PartitionEffect::DeadLetterRaw {
-            ticket: self.attempts.dead_letter_id,
-            batch: RawBatch { range, raw, why, hold },
-        });
+        out.push(PartitionEffect::DeadLetterRaw { ticket, batch: RawBatch { range, raw, why, hold } });
         true
     }
 
-    /// Handles the result of sending unreadable bytes; returns false if none were being sent.
+    /// Handles the result of sending the bytes of the unreadable `range`.
     pub(in crate::partition) fn raw_buried(
         &mut self,
         now: Moment,
+        range: OffsetRange,
         dead_letter_result: DeadLetterResult,
         out: &mut PartitionEffects,
-    ) -> bool {
-        let Some(range) = self.reader.unread.under_way.take() else { return false };
+    ) {
         match dead_letter_result {
             DeadLetterResult::Acknowledged => self.pass(range, Outcome::Skipped, out),
             DeadLetterResult::Dropped => self.pass(range, Outcome::Dropped, out),
@@ -144,7 +132,6 @@ impl PartitionCore {
             }
             DeadLetterResult::Stopped => {}
         }
-        true
     }
 
     fn pass(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
