@@ -126,6 +126,7 @@ const CORES: &[&str] = &[
     "messages/records.rs",
     "messages/resume.rs",
     "partition/attempts",
+    "partition/core",
     "partition/effects.rs",
     "partition/progress",
     "partition/reader",

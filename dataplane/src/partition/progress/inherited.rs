@@ -43,9 +43,16 @@ impl KnownLogEnd {
     }
 }
 
+impl InheritedPiece {
+    /// True if a batch up to `end` holds all records of the piece.
+    pub(in crate::partition) fn is_reached_by(&self, end: Offset) -> bool {
+        self.end.map_or(self.records_left == 0, |piece_end| end >= piece_end)
+    }
+}
+
 /// Progress left by an earlier owner.
 #[derive(Debug, Default)]
-pub(in crate::partition) struct InheritedProgress {
+pub(super) struct InheritedProgress {
     /// Pieces, in order.
     pub pieces: VecDeque<InheritedPiece>,
     /// Ranges resolved beyond the frontier, in order, until the frontier passes them.
@@ -56,7 +63,7 @@ pub(in crate::partition) struct InheritedProgress {
 
 impl InheritedProgress {
     /// Forgets the ranges and pieces that end at or before `frontier`.
-    pub(in crate::partition) fn forget_before(&mut self, frontier: Offset) {
+    pub(super) fn forget_before(&mut self, frontier: Offset) {
         self.known.retain(|known| known.end > frontier);
         while self.pieces.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
             self.pieces.pop_front();
@@ -67,17 +74,17 @@ impl InheritedProgress {
 
 /// Restores an earlier owner's progress. Pieces made under other filters are not restored: they may include records
 /// that were never tried.
-pub(super) fn restore(start: &PartitionConfig) -> InheritedProgress {
-    let Some(progress) = &start.progress else { return InheritedProgress::default() };
-    let committed = start.committed;
+pub(super) fn restore(config: &PartitionConfig) -> InheritedProgress {
+    let Some(progress) = &config.progress else { return InheritedProgress::default() };
+    let committed = config.committed;
     let mut at = committed;
     let mut pieces = VecDeque::new();
-    for piece in progress.pieces.iter().filter(|_| progress.filters == start.filters) {
+    for piece in progress.pieces.iter().filter(|_| progress.filters == config.filters) {
         let end = (piece.length > 0).then(|| Offset(at.0.saturating_add_unsigned(piece.length)));
         at = end.unwrap_or(at);
         pieces.push_back(InheritedPiece {
             end,
-            records_left: start.limits.records_max,
+            records_left: config.limits.records_max,
             attempts_used: piece.attempts,
             failed_alone: piece.alone,
             first_failure_ms: progress.first_failure_ms,

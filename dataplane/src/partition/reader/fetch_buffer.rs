@@ -94,7 +94,7 @@ pub struct FillLimits<'k> {
 }
 
 impl FillLimits<'_> {
-    pub(in crate::partition) fn knows(&self, offset: Offset) -> bool {
+    pub(super) fn knows(&self, offset: Offset) -> bool {
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
     }
@@ -298,7 +298,7 @@ impl FetchBuffer {
     }
 
     /// Returns the offset after the record batch at the front.
-    pub(in crate::partition) fn front_end(&self) -> Option<Offset> {
+    pub(super) fn front_end(&self) -> Option<Offset> {
         Some(self.segments.front()?.header.next_offset())
     }
 
