@@ -40,14 +40,25 @@ impl ResumePoint {
     /// Discards progress that may refer to them. Moves back to `end` if that is below the committed offset, and then
     /// returns true.
     pub fn cut_off_at(&mut self, end: Offset) -> bool {
-        let speaks_of = self.progress.as_ref().map_or(0, CommittedProgress::length);
-        let cut_into = self.committed.0.saturating_add_unsigned(speaks_of) > end.0;
-        self.progress.take_if(|_| mutant!("overwritten-is-believed", cut_into, false));
+        if self.is_overwritten_from(end) {
+            self.progress = None;
+        }
         if end >= self.committed {
             return false;
         }
         (self.committed, self.failures) = (end, None);
         true
+    }
+
+    /// True if the progress refers to offsets from `end` on, which hold other records than those it was made for.
+    fn is_overwritten_from(&self, end: Offset) -> bool {
+        mutant!("overwritten-is-believed", self.progress_end() > end, false)
+    }
+
+    /// Returns the end of the offsets that the progress refers to.
+    fn progress_end(&self) -> Offset {
+        let length = self.progress.as_ref().map_or(0, CommittedProgress::length);
+        Offset(self.committed.0.saturating_add_unsigned(length))
     }
 
     /// Returns the last known leader epoch of the log. If the epoch ends earlier on the leader, the log was truncated

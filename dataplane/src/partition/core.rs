@@ -4,30 +4,35 @@
 //! Two rules carry the guarantees. The next attempt starts only when the previous one is resolved (ORD-1) *and the
 //! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
 //! Only the ledger's frontier is ever committed (COM-1).
+//!
+//! The reader, the attempts and the progress are machines of their own; the core decides what passes between them.
 
-use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
+mod attempt;
+mod commit;
+mod dead_letter;
+mod lost;
+mod offer;
+mod release;
+mod resolution;
+mod skip;
+mod unreadable;
+
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
 use super::attempts::PartitionAttempts;
+use super::attempts::attempt::RecordAttempt;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
 use super::progress::PartitionProgress;
+use super::progress::commit_ledger::Ledger;
 use super::reader::PartitionReader;
-use crate::messages::batch::BatchId;
-use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::outcome::Outcome;
-use crate::messages::resolution::BatchResolution;
 use crate::messages::unreadable::READ_RETRY_DELAY;
-use crate::partition::attempts::AttemptState;
-use crate::partition::attempts::attempt::RecordAttempt;
-use crate::partition::progress::commit_ledger::Ledger;
-use crate::partition::progress::last_commit::LastCommit;
-
-const FETCH_BYTES_MIN: usize = 64 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum PartitionPhase {
+enum PartitionPhase {
     Running,
     Paused {
         until: Moment,
@@ -38,74 +43,79 @@ pub(super) enum PartitionPhase {
     Stopped,
 }
 
-/// Returns true if a message for the ownership epoch `meant` applies to the current epoch `ours`. Messages of an
-/// earlier epoch still reach the partition's current actor and must be ignored (OWN-1).
-pub fn is_for(meant: Epoch, ours: Epoch) -> bool {
+/// Returns true if an answer meant for one ownership epoch or batch applies to the current one, `ours`. Answers to
+/// earlier ones still reach the partition's current actor and must be ignored (OWN-1).
+pub fn is_for<T: Copy + PartialEq>(meant: T, ours: T) -> bool {
     mutant!("late-answer-not-matched", meant == ours, true)
 }
 
 /// State machine of one partition under one ownership epoch.
 pub struct PartitionCore {
-    pub(super) start: PartitionConfig,
-    pub(super) phase: PartitionPhase,
-    pub(super) reader: PartitionReader,
-    pub(super) attempts: PartitionAttempts,
-    pub(super) progress: PartitionProgress,
+    config: PartitionConfig,
+    phase: PartitionPhase,
+    reader: PartitionReader,
+    attempts: PartitionAttempts,
+    progress: PartitionProgress,
 }
 
 impl PartitionCore {
-    /// Creates a partition that resumes at `start.committed`.
-    pub fn new(start: PartitionConfig) -> Self {
+    /// Creates a partition that resumes at `config.committed`.
+    pub fn new(config: PartitionConfig) -> Self {
         Self {
             phase: PartitionPhase::Running,
-            reader: PartitionReader::new(&start),
-            attempts: PartitionAttempts::new(&start),
-            progress: PartitionProgress::new(&start),
-            start,
+            reader: PartitionReader::new(&config),
+            attempts: PartitionAttempts::new(&config),
+            progress: PartitionProgress::new(&config),
+            config,
         }
     }
 
     /// Offset of the next fetch.
     pub fn position(&self) -> Offset {
-        self.reader.position
+        self.reader.position()
     }
 
     /// Bytes received and not yet taken into a batch.
     pub fn buffered_bytes(&self) -> usize {
-        self.reader.buffer.wire_bytes()
+        self.reader.buffered_bytes()
     }
 
     /// True if all received records were taken into batches.
     pub fn is_buffer_empty(&self) -> bool {
-        self.reader.buffer.is_empty()
+        self.reader.is_buffer_empty()
     }
 
     /// Arrival time of the first held record without an outcome; `None` if no record is held.
     pub fn oldest(&self) -> Option<Moment> {
-        let mut cuts = std::iter::once(&self.attempts.current)
-            .chain(self.attempts.remaining.last())
-            .map(|work| &work.batch);
-        let first = cuts.find(|cut| !cut.is_empty());
-        first.map(|cut| cut.oldest).or_else(|| self.reader.buffer.oldest())
+        self.attempts.oldest().or_else(|| self.reader.oldest())
     }
 
     /// Ledger of the partition's offsets.
     pub fn ledger(&self) -> &Ledger {
-        &self.progress.ledger
+        self.progress.ledger()
     }
 
     /// The current attempt.
     pub fn work(&self) -> &RecordAttempt {
-        &self.attempts.current
+        self.attempts.current()
     }
 
-    pub(super) fn is_running(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.phase == PartitionPhase::Running
     }
 
-    /// True if the group has acknowledged the last requested commit.
-    pub(super) fn is_acknowledged(&self) -> bool {
-        mutant!("acknowledgement-not-awaited", self.progress.acknowledged_seq == self.progress.sent.seq, true)
+    /// True until the partition drains or stops.
+    fn is_active(&self) -> bool {
+        matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. })
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, PartitionPhase::Drained | PartitionPhase::Stopped)
+    }
+
+    /// True if no attempt is being made and there is nothing to attempt.
+    fn is_idle_and_empty(&self) -> bool {
+        self.attempts.is_idle() && self.reader.is_buffer_empty() && !self.attempts.has_records()
     }
 
     /// Handles fetched records; a response for another position is ignored.
@@ -116,81 +126,15 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if mutant!("fetch-not-matched", frame.position != self.reader.position, false)
-            || !matches!(self.phase, PartitionPhase::Running)
-        {
+        if !self.reader.is_next(frame.position) || !self.is_running() {
             return out;
         }
-        self.reader.wanted = false;
+        self.reader.end_fetch();
         if self.take_unreadable(&frame, &mut out) {
             return out;
         }
-        let FetchedFrame { position, records, aborted, hold } = frame;
-        let received = self.reader.buffer.receive(records, position, aborted, hold, now);
-        self.reader.position = received.position;
-        if let Some(damage) = received.damage {
-            self.cannot_read(now, received.position, damage, false, &mut out);
-        }
-        self.advance(now, context, &mut out);
-        out
-    }
-
-    /// Handles the result of `batch`. A batch other than the sealed one is ignored (OWN-1).
-    pub fn resolved(
-        &mut self,
-        now: Moment,
-        batch: BatchId,
-        resolution: BatchResolution,
-        context: &mut CoreContext<'_>,
-    ) -> PartitionEffects {
-        let mut out = PartitionEffects::new();
-        let awaited =
-            matches!(self.attempts.state, AttemptState::Sealed { batch: sealed } if sealed == batch);
-        if !mutant!("late-answer-not-matched", awaited, true) {
-            return out;
-        }
-        self.attempts.state = AttemptState::Idle;
-        self.apply_resolution(resolution, context, &mut out);
-        self.advance(now, context, &mut out);
-        out
-    }
-
-    /// Handles the group's acknowledgement of commit `seq` and of all commits before it.
-    pub fn committed(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
-        let mut out = PartitionEffects::new();
-        self.progress.acknowledged_seq = self.progress.acknowledged_seq.max(seq.min(self.progress.sent.seq));
-        if self.is_acknowledged() {
-            self.progress.acknowledged = self.progress.sent.offset;
-            self.reader.buffer.forget_leaders_before(self.progress.acknowledged);
-        }
-        self.advance(now, context, &mut out);
-        out
-    }
-
-    /// Handles the result of sending the records of `ticket` to the destination.
-    pub fn dead_letter_result(
-        &mut self,
-        now: Moment,
-        ticket: u64,
-        dead_letter_result: DeadLetterResult,
-        context: &mut CoreContext<'_>,
-    ) -> PartitionEffects {
-        let mut out = PartitionEffects::new();
-        if !matches!(self.attempts.state, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
-            return out;
-        }
-        self.attempts.state = AttemptState::Idle;
-        if self.raw_buried(now, dead_letter_result, &mut out) {
-            self.advance(now, context, &mut out);
-            return out;
-        }
-        match dead_letter_result {
-            DeadLetterResult::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
-            DeadLetterResult::Dropped => self.resolve_work(
-                mutant!("dropped-counts-as-arrived", Outcome::Dropped, Outcome::DeadLettered),
-                &mut out,
-            ),
-            DeadLetterResult::Stopped => self.back_off(now + READ_RETRY_DELAY, &mut out),
+        if let Some(damage) = self.reader.receive(frame, now) {
+            self.cannot_read(now, self.reader.position(), damage, false, &mut out);
         }
         self.advance(now, context, &mut out);
         out
@@ -206,32 +150,18 @@ impl PartitionCore {
     /// Finishes the current attempt, commits, then reports `Drained`.
     pub fn drain(&mut self, now: Moment, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if matches!(self.phase, PartitionPhase::Draining | PartitionPhase::Drained | PartitionPhase::Stopped)
-        {
+        if !self.is_active() {
             return out;
         }
         self.phase = PartitionPhase::Draining;
-        self.reader.wanted = false;
-        self.reader.buffer.clear();
+        self.reader.discard_buffered();
         out.push(PartitionEffect::CancelFetch);
-        self.call_back(&mut out);
+        out.extend(self.attempts.call_back());
         self.advance(now, context, &mut out);
         out
     }
 
-    /// Withdraws an offer or stops a dead letter that is under way.
-    pub(super) fn call_back(&self, out: &mut PartitionEffects) {
-        match self.attempts.state {
-            AttemptState::Offered { seq } => out.push(PartitionEffect::Withdraw { seq }),
-            AttemptState::DeadLettering { ticket } => out.push(PartitionEffect::CancelDeadLetter { ticket }),
-            AttemptState::Idle
-            | AttemptState::AwaitingCommit
-            | AttemptState::BackingOff { .. }
-            | AttemptState::Sealed { .. } => {}
-        }
-    }
-
-    pub(super) fn advance(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+    fn advance(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         if let PartitionPhase::Paused { until } = self.phase
             && until <= now
         {
@@ -244,31 +174,23 @@ impl PartitionCore {
                 self.advance_attempt(now, context, out);
                 self.pass_lost_records(out);
                 self.pass_unreadable(out);
-                self.want(out);
+                self.fetch(out);
             }
         }
     }
 
     fn finish_drain(&mut self, context: &CoreContext<'_>, out: &mut PartitionEffects) {
-        let nothing_runs = mutant!(
-            "drain-does-not-wait",
-            matches!(
-                self.attempts.state,
-                AttemptState::Idle | AttemptState::BackingOff { .. } | AttemptState::AwaitingCommit
-            ),
-            true
-        );
-        if !nothing_runs {
+        if !self.attempts.may_hand_over() {
             return;
         }
-        self.skip_wanted(context, out);
+        self.skip_requested(context, out);
         self.pass_unreadable(out);
-        if self.progress.last_commit == LastCommit::Awaited {
-            if !self.is_acknowledged() {
+        if self.progress.waits_for_last_commit() {
+            if !self.progress.is_acknowledged() {
                 return;
             }
             let at_rest = self.progress_at_rest();
-            if !self.is_on_record(at_rest.as_ref()) {
+            if !self.progress.is_on_record(at_rest.as_ref()) {
                 self.commit(at_rest, out);
                 return;
             }
@@ -277,32 +199,54 @@ impl PartitionCore {
         out.push(PartitionEffect::Drained);
     }
 
-    fn want(&mut self, out: &mut PartitionEffects) {
-        let held = self.reader.buffer.wire_bytes();
-        let target = self.start.buffer_bytes_target;
-        let must_wait =
-            self.holds_back() || self.reader.lost_before.is_some() || self.reader.unread.is_under_way();
-        if self.reader.wanted || self.phase != PartitionPhase::Running || must_wait || held >= target {
-            return;
+    /// Fetches further records, if they can be used.
+    fn fetch(&mut self, out: &mut PartitionEffects) {
+        if !self.attempts.has_records() {
+            self.reader.end_hold_back();
         }
-        self.reader.wanted = true;
-        let bytes_max = (target - held).max(FETCH_BYTES_MIN);
-        out.push(PartitionEffect::Fetch {
-            position: self.reader.position,
-            leader_epoch: self.reader.buffer.leaders().before(self.reader.position),
-            bytes_max,
-        });
+        if self.is_running() && !self.attempts.is_sending_unreadable() {
+            out.extend(self.reader.next_fetch(self.config.buffer_bytes_target));
+        }
+    }
+
+    /// Fetches nothing for a while.
+    fn pause(&mut self, now: Moment, out: &mut PartitionEffects) {
+        let until = now + READ_RETRY_DELAY;
+        self.phase = PartitionPhase::Paused { until };
+        out.push(PartitionEffect::WakeAt(until));
+    }
+
+    /// Ends a pause.
+    fn unpause(&mut self) {
+        if matches!(self.phase, PartitionPhase::Paused { .. }) {
+            self.phase = PartitionPhase::Running;
+        }
     }
 
     /// Records `outcome` for every offset of `range` that has none.
-    pub(super) fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
-        for open in self.progress.ledger.open_in(range) {
-            if let Err(refused) = self.progress.ledger.resolve(open, outcome) {
-                self.phase = PartitionPhase::Stopped;
-                out.push(PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)));
-                return;
-            }
+    fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
+        if let Err(refused) = self.progress.resolve(range, outcome) {
+            self.phase = PartitionPhase::Stopped;
+            out.push(PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)));
         }
-        self.progress.inherited.forget_before(self.progress.ledger.frontier());
+    }
+
+    fn resolve_and_commit(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
+        self.resolve(range, outcome, out);
+        self.commit_if_moved(out);
+    }
+
+    /// Records `outcome` for `range`, which starts where the next records would, and continues after it. The outcome
+    /// needs no records.
+    fn pass(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
+        self.reader.pass_to(range.end);
+        self.attempts.pass_to(range.end);
+        let frontier = self.progress.frontier();
+        self.resolve(OffsetRange { first: frontier, end: range.first.max(frontier) }, Outcome::NoRecord, out);
+        for known in self.progress.known_ranges() {
+            let end = known.end.min(range.end);
+            self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::ResolvedEarlier, out);
+        }
+        self.resolve_and_commit(range, outcome, out);
     }
 }

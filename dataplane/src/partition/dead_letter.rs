@@ -1,5 +1,5 @@
 //! Handling of failing records by the partition actor: sends them to the destination, shows them to operators, and
-//! skips one on an operator's request. `give_up.rs` decides which records are sent.
+//! skips one on an operator's request. `core/dead_letter.rs` decides which records are sent.
 
 use actix::{AsyncContext, Context, Handler, Message};
 use tokio::sync::oneshot;

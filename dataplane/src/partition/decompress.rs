@@ -278,6 +278,10 @@ mod tests {
 
     impl PressedPartition {
         fn new(progress: Option<CommittedProgress>) -> Self {
+            Self::with_buffer(progress, 100)
+        }
+
+        fn with_buffer(progress: Option<CommittedProgress>, buffer_bytes_target: usize) -> Self {
             let budget = MemoryBudget::new(LIMIT);
             let others = budget.try_lease(LIMIT).expect("room");
             let core = PartitionCore::new(PartitionConfig {
@@ -290,7 +294,7 @@ mod tests {
                 policy: FailureHandling::default(),
                 filters: 0,
                 limits: PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 },
-                buffer_bytes_target: 100,
+                buffer_bytes_target,
             });
             Self { core, inflater: RefCell::default(), budget, others }
         }
@@ -395,8 +399,7 @@ mod tests {
 
     /// Partition that alone uses the budget and holds a frame, whose first batch is offered.
     fn stocked(buffer_bytes_target: usize) -> (PressedPartition, usize, (u64, Offset, Vec<i64>)) {
-        let mut pressed = PressedPartition::new(None);
-        pressed.core.start.buffer_bytes_target = buffer_bytes_target;
+        let mut pressed = PressedPartition::with_buffer(None, buffer_bytes_target);
         pressed.others.shrink_to(0);
         let deltas: Vec<(i64, usize)> = (0..8).map(|delta| (delta, 20)).collect();
         let frame = Bytes::from([batch(0, &deltas, 7, false), batch(8, &deltas, 7, false)].concat());
@@ -456,7 +459,7 @@ mod tests {
     #[test]
     fn mem_1_shared_frame_released_when_copy_fits() {
         let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
-        let other = pressed.core.attempts.current.batch.slices[0].hold.clone();
+        let other = pressed.core.work().batch.slices[0].hold.clone();
         let until = NOW + std::time::Duration::from_secs(5);
         pressed.step(None, |core, context| {
             core.sealed(seq, end, BatchId(1), context);

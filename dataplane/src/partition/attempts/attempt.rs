@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lighterman_proto::commit_metadata::ProgressPiece;
 use lighterman_proto::failure::FailureCondition;
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::Record;
 use lighterman_proto::units::TimestampMs;
 
 use crate::messages::dead_letter::AbandonedRecords;
 use crate::messages::records::PartitionBatch;
 use crate::messages::resolution::{AttemptFailure, KnownFailures};
+use crate::partition::progress::inherited::InheritedPiece;
 
 /// Handling of records that fail, as configured for a mapping.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
@@ -38,7 +40,7 @@ pub struct RecordAttempt {
     /// Set if the records must not share a batch with other partitions, and no records may be added.
     pub exclusive: bool,
     /// Set once an attempt failed without another partition's records in the batch.
-    pub failed_alone: bool,
+    pub(super) failed_alone: bool,
     /// Time of the first failure, in milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
     /// The first failure that this owner has seen.
@@ -48,7 +50,7 @@ pub struct RecordAttempt {
     /// Reason that the records are not attempted; `None` while they are.
     pub give_up_reason: Option<FailureCondition>,
     /// Set after an attempt that did not resolve the records.
-    pub held_up: bool,
+    pub(super) held_up: bool,
 }
 
 impl RecordAttempt {
@@ -101,6 +103,33 @@ impl RecordAttempt {
         Some(KnownFailures { first: self.first.clone()?, last: self.last.clone()? })
     }
 
+    /// Returns the piece to commit for these records, with `attempts` made.
+    pub(in crate::partition) fn piece(&self, frontier: Offset, attempts: u32) -> ProgressPiece {
+        let from = self.batch.range.first.max(frontier);
+        let length = if self.may_grow() { 0 } else { from.distance_to(self.batch.range.end) };
+        ProgressPiece { length, attempts, alone: self.failed_alone }
+    }
+
+    /// Moves the start of the batch to `frontier`, if that is within the batch.
+    pub(super) fn move_start_to(&mut self, frontier: Offset) {
+        let OffsetRange { first, end } = self.batch.range;
+        self.batch.range.first = first.max(frontier).min(end);
+    }
+
+    /// Takes over the history of an earlier owner's piece, which gets no further records.
+    pub(super) fn resume(&mut self, piece: &InheritedPiece) {
+        self.attempts_used = piece.attempts_used;
+        self.failed_alone = piece.failed_alone;
+        self.first_failure_ms = piece.first_failure_ms;
+        self.exclusive = true;
+    }
+
+    /// Uses up an attempt; the batch is `mixed` if it held other partitions' records.
+    pub(super) fn use_up(&mut self, mixed: bool) {
+        self.attempts_used = self.attempts_used.saturating_add(1);
+        self.failed_alone |= !mixed;
+    }
+
     /// Takes over the failures known to an earlier owner.
     pub fn remember(&mut self, known: &KnownFailures) {
         (self.first, self.last) = (Some(Arc::clone(&known.first)), Some(Arc::clone(&known.last)));
@@ -117,6 +146,15 @@ impl RecordAttempt {
         Self { batch: cut, exclusive: true, ..self.clone() }
     }
 
+    /// Returns the same history for the second half of a split batch, to be attempted after the first.
+    pub(super) fn second_half(&self, back: PartitionBatch) -> Self {
+        mutant!(
+            "bisecting-loses-a-half",
+            self.with_records(back),
+            self.with_records(PartitionBatch::empty(back.range.first))
+        )
+    }
+
     /// Stores a failure.
     pub fn failed(&mut self, failure: Arc<AttemptFailure>) {
         self.first_failure_ms = self.first_failure_ms.or(Some(failure.at.0));
@@ -130,11 +168,16 @@ impl RecordAttempt {
     /// record.
     pub fn is_exhausted(&self, policy: &FailureHandling) -> bool {
         let attempts_max = policy.retries_max.map(|retries| retries.saturating_add(1));
-        self.has_failed()
-            && self.failed_alone
-            && attempts_max.is_some_and(|most| {
-                mutant!("retries-one-too-few", self.attempts_used >= most, self.attempts_used + 1 >= most)
-            })
+        self.has_failed() && self.failed_alone && attempts_max.is_some_and(|most| self.has_used(most))
+    }
+
+    /// True if `attempts_max` attempts were made.
+    fn has_used(&self, attempts_max: u32) -> bool {
+        mutant!(
+            "retries-one-too-few",
+            self.attempts_used >= attempts_max,
+            self.attempts_used + 1 >= attempts_max
+        )
     }
 }
 

@@ -1,90 +1,75 @@
-//! End of the attempts: records whose attempts or age are used up go to the on-failure destination, or are dropped
-//! if there is none. [`is_exhausted`](super::attempt::RecordAttempt::is_exhausted) counts the attempts;
-//! `dead_letter.rs` sends what is given up here.
+//! Rules for giving records up: their attempts or their age are used up, or they are too large.
+//! [`is_exhausted`](super::attempt::RecordAttempt::is_exhausted) counts the attempts; the records then go to the
+//! on-failure destination, or are dropped if there is none.
 
 use lighterman_proto::failure::FailureCondition;
+use lighterman_proto::ids::Offset;
+use lighterman_proto::units::TimestampMs;
 
-use crate::messages::outcome::Outcome;
-use crate::partition::attempts::AttemptState;
-use crate::partition::attempts::attempt::is_expired;
-use crate::partition::core::PartitionCore;
-use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
+use super::PartitionAttempts;
+use super::attempt::{FailureHandling, is_expired};
+use crate::messages::records::RecordSizer;
+use crate::partition::reader::PartitionReader;
 
-impl PartitionCore {
+impl PartitionAttempts {
     /// Returns the reason not to attempt the current records, if there is one.
-    pub(in crate::partition) fn give_up_condition(&self) -> Option<FailureCondition> {
-        let exhausted = self.attempts.current.is_exhausted(&self.start.policy);
-        self.attempts.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
+    pub(in crate::partition) fn give_up_condition(
+        &self,
+        policy: &FailureHandling,
+    ) -> Option<FailureCondition> {
+        let exhausted = self.current.is_exhausted(policy);
+        self.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
+    }
+
+    /// Gives the current records up.
+    pub(in crate::partition) fn give_up(&mut self, condition: FailureCondition) {
+        self.current.give_up_reason = Some(condition);
+    }
+
+    /// Takes the record at `offset` from the buffer and gives it up, as it alone exceeds the payload limit; returns
+    /// false if it is not the next one.
+    pub(in crate::partition) fn give_up_oversized(
+        &mut self,
+        reader: &mut PartitionReader,
+        offset: Offset,
+        payload_bytes: usize,
+    ) -> bool {
+        let Some(batch) = reader.take_one(self.current.batch.range.first, offset, payload_bytes) else {
+            return false;
+        };
+        self.current = self.current.with_records(batch);
+        self.give_up(FailureCondition::MaximumPayloadSizeExceeded);
+        true
     }
 
     /// Reduces the current batch to records that are all expired or all unexpired; returns true if it changed
     /// anything.
-    pub(in crate::partition) fn split_by_age(&mut self, context: &CoreContext<'_>) -> bool {
-        let Some(age_max) = self.start.policy.record_age_max else { return false };
+    pub(in crate::partition) fn split_by_age(
+        &mut self,
+        policy: &FailureHandling,
+        wall: TimestampMs,
+        sizer: &dyn RecordSizer,
+    ) -> bool {
+        let Some(age_max) = policy.record_age_max else { return false };
         let mut first_is_expired = None;
         let mut split_at = None;
-        for record in self.attempts.current.batch.walk() {
-            let expired = is_expired(&record, age_max, context.wall);
+        for record in self.current.batch.walk() {
+            let expired = is_expired(&record, age_max, wall);
             if *first_is_expired.get_or_insert(expired) != expired {
                 split_at = Some(record.offset);
                 break;
             }
         }
         if let Some(offset) = split_at {
-            let (front, back) = self.attempts.current.batch.range.split_at(offset);
-            let back = self.attempts.current.with_records(self.attempts.current.batch.select(
-                back,
-                context.sizer,
-                |_| true,
-            ));
-            self.attempts.current = self.attempts.current.with_records(self.attempts.current.batch.select(
-                front,
-                context.sizer,
-                |_| true,
-            ));
-            self.attempts.remaining.push(back);
+            let (front, back) = self.current.batch.range.split_at(offset);
+            let back = self.current.with_records(self.current.batch.select(back, sizer, |_| true));
+            self.current = self.current.with_records(self.current.batch.select(front, sizer, |_| true));
+            self.remaining.push(back);
         }
         if first_is_expired == Some(true) {
-            self.attempts.current.give_up_reason = Some(FailureCondition::RecordAgeExceeded);
+            self.give_up(FailureCondition::RecordAgeExceeded);
             return true;
         }
         false
-    }
-
-    /// Sends the current records to the destination, once their progress is committed. Without a destination they are
-    /// dropped at once.
-    pub(in crate::partition) fn dead_letter_or_drop(
-        &mut self,
-        condition: FailureCondition,
-        out: &mut PartitionEffects,
-    ) {
-        self.attempts.current.give_up_reason = Some(condition);
-        if !self.start.policy.has_destination {
-            let outcome = match condition {
-                FailureCondition::RecordAgeExceeded => Outcome::Expired,
-                FailureCondition::RetryAttemptsExhausted => Outcome::Exhausted,
-                FailureCondition::MaximumPayloadSizeExceeded => Outcome::Oversized,
-                FailureCondition::BatchUnreadable => Outcome::Dropped,
-            };
-            out.push(PartitionEffect::Log(PartitionEvent::GivenUp {
-                records: Box::new(self.attempts.current.abandoned()),
-                condition,
-            }));
-            self.resolve_work(outcome, out);
-            return;
-        }
-        let at_rest = self.progress_at_rest();
-        if self.attempts.current.has_failed() && !self.is_on_record(at_rest.as_ref()) {
-            self.attempts.state = AttemptState::AwaitingCommit;
-            self.commit(at_rest, out);
-            return;
-        }
-        self.attempts.dead_letter_id += 1;
-        self.attempts.state = AttemptState::DeadLettering { ticket: self.attempts.dead_letter_id };
-        out.push(PartitionEffect::DeadLetter {
-            ticket: self.attempts.dead_letter_id,
-            records: Box::new(self.attempts.current.abandoned()),
-            condition,
-        });
     }
 }

@@ -71,7 +71,7 @@ impl Ledger {
         }
         self.check_free(range)?;
         self.counts[outcome as usize] += range.first.distance_to(range.end);
-        if mutant!("frontier-skips-a-gap", range.first > self.frontier, false) {
+        if self.is_after_gap(range) {
             self.insert_ahead(range, outcome);
             return Ok(false);
         }
@@ -107,6 +107,11 @@ impl Ledger {
             open.push(OffsetRange { first: from, end: range.end });
         }
         open
+    }
+
+    /// True if offsets without an outcome lie between the frontier and `range`. The frontier then stays (COM-1).
+    fn is_after_gap(&self, range: OffsetRange) -> bool {
+        mutant!("frontier-skips-a-gap", range.first > self.frontier, false)
     }
 
     fn pass(&mut self, range: OffsetRange, outcome: Outcome) {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::BatchHeader;
 
@@ -30,6 +31,11 @@ pub struct KnownLogEnd {
 }
 
 impl KnownLogEnd {
+    fn of(committed: Offset, progress: &CommittedProgress) -> Option<Self> {
+        let end = Offset(committed.0.saturating_add_unsigned(progress.length()));
+        progress.leader_epoch.map(|leader_epoch| Self { end, leader_epoch })
+    }
+
     /// True if the batch has replaced one known to that owner. A log that was truncated and rewritten has a later
     /// leader epoch there than any known before (KIP-101).
     pub fn is_overwritten_by(&self, header: &BatchHeader) -> bool {
@@ -37,9 +43,16 @@ impl KnownLogEnd {
     }
 }
 
+impl InheritedPiece {
+    /// True if a batch up to `end` holds all records of the piece.
+    pub(in crate::partition) fn is_reached_by(&self, end: Offset) -> bool {
+        self.end.map_or(self.records_left == 0, |piece_end| end >= piece_end)
+    }
+}
+
 /// Progress left by an earlier owner.
 #[derive(Debug, Default)]
-pub(in crate::partition) struct InheritedProgress {
+pub(super) struct InheritedProgress {
     /// Pieces, in order.
     pub pieces: VecDeque<InheritedPiece>,
     /// Ranges resolved beyond the frontier, in order, until the frontier passes them.
@@ -50,7 +63,7 @@ pub(in crate::partition) struct InheritedProgress {
 
 impl InheritedProgress {
     /// Forgets the ranges and pieces that end at or before `frontier`.
-    pub(in crate::partition) fn forget_before(&mut self, frontier: Offset) {
+    pub(super) fn forget_before(&mut self, frontier: Offset) {
         self.known.retain(|known| known.end > frontier);
         while self.pieces.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
             self.pieces.pop_front();
@@ -61,32 +74,43 @@ impl InheritedProgress {
 
 /// Restores an earlier owner's progress. Pieces made under other filters are not restored: they may include records
 /// that were never tried.
-pub(super) fn restore(start: &PartitionConfig) -> InheritedProgress {
-    let Some(progress) = &start.progress else { return InheritedProgress::default() };
-    let committed = start.committed;
+pub(super) fn restore(config: &PartitionConfig) -> InheritedProgress {
+    let Some(progress) = &config.progress else { return InheritedProgress::default() };
+    let committed = config.committed;
     let mut at = committed;
     let mut pieces = VecDeque::new();
-    for piece in progress.pieces.iter().filter(|_| progress.filters == start.filters) {
+    for piece in progress.pieces.iter().filter(|_| progress.filters == config.filters) {
         let end = (piece.length > 0).then(|| Offset(at.0.saturating_add_unsigned(piece.length)));
         at = end.unwrap_or(at);
         pieces.push_back(InheritedPiece {
             end,
-            records_left: start.limits.records_max,
+            records_left: config.limits.records_max,
             attempts_used: piece.attempts,
             failed_alone: piece.alone,
             first_failure_ms: progress.first_failure_ms,
         });
     }
-    let mut at = committed;
-    let mut known = Vec::new();
-    for (gap, length) in &progress.resolved {
+    let known = known_ranges(committed, progress);
+    InheritedProgress { pieces, known, remembered: known_log_end(committed, progress) }
+}
+
+/// Returns the ranges that an earlier owner has resolved beyond the frontier; they are not delivered again.
+fn known_ranges(committed: Offset, progress: &CommittedProgress) -> Vec<OffsetRange> {
+    mutant!("resolved-ahead-forgotten", ranges_from(committed, &progress.resolved), Vec::new())
+}
+
+/// Returns the log end up to which the progress applies, if its leader epoch is known. Records that a new leader has
+/// written before that end have replaced those that the progress refers to (KIP-101).
+fn known_log_end(committed: Offset, progress: &CommittedProgress) -> Option<KnownLogEnd> {
+    mutant!("overwritten-is-believed", KnownLogEnd::of(committed, progress), None)
+}
+
+/// Returns ranges that are given as gaps and lengths from `at` on.
+fn ranges_from(mut at: Offset, distances: &[(u64, u64)]) -> Vec<OffsetRange> {
+    let ranges = distances.iter().map(|(gap, length)| {
         let first = Offset(at.0.saturating_add_unsigned(*gap));
         at = Offset(first.0.saturating_add_unsigned(*length));
-        known.push(OffsetRange { first, end: at });
-    }
-    let end = Offset(committed.0.saturating_add_unsigned(progress.length()));
-    let remembered = progress.leader_epoch.map(|leader_epoch| KnownLogEnd { end, leader_epoch });
-    let known = mutant!("resolved-ahead-forgotten", known, Vec::new());
-    let remembered = remembered.filter(|_| mutant!("overwritten-is-believed", true, false));
-    InheritedProgress { pieces, known, remembered }
+        OffsetRange { first, end: at }
+    });
+    ranges.collect()
 }

@@ -11,11 +11,7 @@ const SPARSE: usize = 8;
 /// Copies slices of one batch of `batch_bytes` out of it if they are a small part of it. As views they would keep the
 /// whole batch on the budget until they are resolved, which can take long with a long batching window. The copy is
 /// one allocation. If memory for it is not available, the slices stay views.
-pub(in crate::partition) fn copy_out(
-    slices: &mut [RecordRun],
-    batch_bytes: usize,
-    opener: &mut dyn BatchOpener,
-) {
+pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mut dyn BatchOpener) {
     let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
     if bytes == 0 || bytes.saturating_mul(SPARSE) > batch_bytes {
         return;
@@ -25,7 +21,7 @@ pub(in crate::partition) fn copy_out(
 }
 
 /// Copies slices into one allocation of `bytes`, their total size, on the lease `hold`.
-pub(in crate::partition) fn copy_to<'s>(
+pub(super) fn copy_to<'s>(
     hold: &SharedLease,
     bytes: usize,
     slices: impl IntoIterator<Item = &'s mut RecordRun>,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{
-    AbortedTransactions, BatchHeader, Compression, Record, RecordError, batches, records_at,
+    AbortedTransactions, BatchHeader, Compression, Record, RecordBatch, RecordError, batches, records_at,
 };
 use lighterman_proto::units::Moment;
 
@@ -94,7 +94,7 @@ pub struct FillLimits<'k> {
 }
 
 impl FillLimits<'_> {
-    pub(in crate::partition) fn knows(&self, offset: Offset) -> bool {
+    pub(super) fn knows(&self, offset: Offset) -> bool {
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
     }
@@ -213,29 +213,12 @@ impl FetchBuffer {
                 },
             };
             let header = batch.header;
-            let is_aborted = mutant!(
-                "abort-marker-not-seen",
-                aborted.is_aborted(&batch),
-                !header.is_control && aborted.is_aborted(&batch)
-            );
+            let is_aborted = is_in_aborted_transaction(&batch, &mut aborted);
             if header.next_offset() <= received.position {
                 continue;
             }
             self.leaders.note(header.base_offset.max(received.position), header.leader_epoch);
-            let body = if mutant!("control-records-delivered", header.is_control, false)
-                || mutant!("aborted-delivered", is_aborted, false)
-                || header.record_count == 0
-            {
-                SegmentBody::Absent
-            } else if header.compression == Compression::None {
-                SegmentBody::Plain {
-                    bytes: frame.slice(batch.body_range.clone()),
-                    at: 0,
-                    left: header.record_count,
-                }
-            } else {
-                SegmentBody::Compressed { bytes: frame.slice(batch.body_range.clone()), known: None }
-            };
+            let body = body_of(&batch, frame, is_aborted);
             let count = if matches!(body, SegmentBody::Absent) { 0 } else { u64::from(header.record_count) };
             received.records += count;
             self.records += count;
@@ -249,11 +232,7 @@ impl FetchBuffer {
                 hold: SharedLease::clone(hold),
                 arrived: now,
             });
-            received.position = mutant!(
-                "next-offset-counts-records",
-                header.next_offset(),
-                Offset(header.base_offset.0 + i64::from(header.record_count))
-            );
+            received.position = next_offset_after(&header);
         }
         received
     }
@@ -319,7 +298,7 @@ impl FetchBuffer {
     }
 
     /// Returns the offset after the record batch at the front.
-    pub(in crate::partition) fn front_end(&self) -> Option<Offset> {
+    pub(super) fn front_end(&self) -> Option<Offset> {
         Some(self.segments.front()?.header.next_offset())
     }
 
@@ -333,4 +312,48 @@ impl FetchBuffer {
             self.records = 0;
         }
     }
+}
+
+/// Returns the records to deliver from a batch of `frame`; its transaction `is_aborted` or not.
+fn body_of(batch: &RecordBatch<'_>, frame: &Bytes, is_aborted: bool) -> SegmentBody {
+    let header = batch.header;
+    if is_control_batch(&header) || !is_read_committed(is_aborted) || header.record_count == 0 {
+        return SegmentBody::Absent;
+    }
+    let bytes = frame.slice(batch.body_range.clone());
+    if header.compression == Compression::None {
+        SegmentBody::Plain { bytes, at: 0, left: header.record_count }
+    } else {
+        SegmentBody::Compressed { bytes, known: None }
+    }
+}
+
+/// True if the batch belongs to a transaction that was aborted. Control batches have to be looked at as well: the
+/// abort marker ends the transaction, and the producer's next one may be committed.
+fn is_in_aborted_transaction(batch: &RecordBatch<'_>, aborted: &mut AbortedTransactions) -> bool {
+    mutant!(
+        "abort-marker-not-seen",
+        aborted.is_aborted(batch),
+        !batch.header.is_control && aborted.is_aborted(batch)
+    )
+}
+
+/// True if the isolation level `read_committed` delivers a batch whose transaction `is_aborted` or not.
+fn is_read_committed(is_aborted: bool) -> bool {
+    mutant!("aborted-delivered", !is_aborted, true)
+}
+
+/// True if the batch holds a transaction's marker, which is never delivered.
+fn is_control_batch(header: &BatchHeader) -> bool {
+    mutant!("control-records-delivered", header.is_control, false)
+}
+
+/// Returns the offset to fetch after a batch. Compaction leaves gaps, so it comes from the header and not from a count
+/// of records (H15).
+fn next_offset_after(header: &BatchHeader) -> Offset {
+    mutant!(
+        "next-offset-counts-records",
+        header.next_offset(),
+        Offset(header.base_offset.0 + i64::from(header.record_count))
+    )
 }

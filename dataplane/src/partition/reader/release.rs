@@ -1,66 +1,17 @@
-//! Release of memory when other partitions are short of it. Records after those that are being retried cannot be used
-//! before these are resolved, so they are released and fetched again then. Records that are offered or in flight are
-//! never released.
+//! Release of the memory around records that are kept while other partitions are short of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::messages::records::{RecordRun, SharedLease};
-use crate::partition::attempts::AttemptState;
-use crate::partition::core::{PartitionCore, PartitionPhase};
-use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use crate::partition::reader::compact::copy_to;
 use crate::partition::reader::fetch_buffer::BatchOpener;
 
-impl PartitionCore {
-    /// Releases records because other partitions are short of memory.
-    pub fn give_back(&mut self, context: &mut CoreContext<'_>) -> PartitionEffects {
-        let mut out = PartitionEffects::new();
-        if !self.is_running() || !self.is_held_up() || self.reader.lost_before.is_some() {
-            return out;
-        }
-        if self.reader.wanted || !self.reader.buffer.is_empty() {
-            self.reader.position =
-                self.attempts.remaining.first().unwrap_or(&self.attempts.current).batch.range.end;
-            self.reader.buffer.clear();
-            self.reader.wanted = false;
-            out.push(PartitionEffect::Pause);
-        }
-        self.reader.gave_back = true;
-        if matches!(self.attempts.state, AttemptState::BackingOff { .. }) {
-            let cuts = std::iter::once(&mut self.attempts.current)
-                .chain(&mut self.attempts.remaining)
-                .map(|work| &mut work.batch);
-            keep_only(cuts.flat_map(|cut| &mut cut.slices), context.opener);
-        }
-        out
-    }
-
-    /// True if the current records have been attempted or are on their way to the destination, and are still
-    /// unresolved.
-    fn is_held_up(&self) -> bool {
-        match self.attempts.state {
-            AttemptState::BackingOff { .. } | AttemptState::DeadLettering { .. } => true,
-            AttemptState::Idle
-            | AttemptState::AwaitingCommit
-            | AttemptState::Offered { .. }
-            | AttemptState::Sealed { .. } => {
-                self.attempts.current.held_up && !self.attempts.current.may_grow()
-            }
-        }
-    }
-
-    /// True if further records could not be used yet: other partitions were short of memory, and the records that
-    /// were current at that time are still unresolved.
-    pub(in crate::partition) fn holds_back(&mut self) -> bool {
-        self.reader.gave_back &=
-            !self.attempts.current.batch.is_empty() || !self.attempts.remaining.is_empty();
-        self.reader.gave_back && self.phase == PartitionPhase::Running
-    }
-}
-
 /// Copies slices that are less than half of the memory they keep on the budget, so that the rest can be released.
-fn keep_only<'s>(slices: impl Iterator<Item = &'s mut RecordRun>, opener: &mut dyn BatchOpener) {
+pub(in crate::partition) fn keep_only<'s>(
+    slices: impl Iterator<Item = &'s mut RecordRun>,
+    opener: &mut dyn BatchOpener,
+) {
     // There may be as many leases as records, and the slices of one lease need not be adjacent.
     let (mut groups, mut known) = (Vec::<Vec<&mut RecordRun>>::new(), HashMap::new());
     for slice in slices {

@@ -15,7 +15,7 @@ use crate::partition::reader::fetch_buffer::{
 };
 use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 
-pub(in crate::partition) struct BufferSegment {
+pub(super) struct BufferSegment {
     pub header: BatchHeader,
     pub body: SegmentBody,
     pub from: Offset,
@@ -24,7 +24,7 @@ pub(in crate::partition) struct BufferSegment {
     pub arrived: Moment,
 }
 
-pub(in crate::partition) enum SegmentBody {
+pub(super) enum SegmentBody {
     /// Nothing to deliver: control batch or aborted transaction.
     Absent,
     Compressed {
@@ -49,7 +49,7 @@ pub(in crate::partition) enum SegmentBody {
 }
 
 /// Decompressed records at the front of a batch.
-pub(in crate::partition) struct SegmentFront<'s> {
+pub(super) struct SegmentFront<'s> {
     pub bytes: &'s Bytes,
     pub at: &'s mut usize,
     pub left: &'s mut u32,
@@ -59,7 +59,7 @@ pub(in crate::partition) struct SegmentFront<'s> {
 }
 
 impl SegmentBody {
-    pub(in crate::partition) fn front(&mut self) -> Option<SegmentFront<'_>> {
+    pub(super) fn front(&mut self) -> Option<SegmentFront<'_>> {
         match self {
             Self::Absent | Self::Compressed { .. } => None,
             Self::Plain { bytes, at, left } => {
@@ -73,7 +73,7 @@ impl SegmentBody {
 }
 
 impl BufferSegment {
-    pub(in crate::partition) fn is_used_up(&self) -> bool {
+    pub(super) fn is_used_up(&self) -> bool {
         match &self.body {
             SegmentBody::Absent => true,
             SegmentBody::Compressed { .. } => false,
@@ -83,10 +83,7 @@ impl BufferSegment {
     }
 
     /// Decompresses the batch, or its next piece; returns the reason if that is not possible yet.
-    pub(in crate::partition) fn unpack(
-        &mut self,
-        opener: &mut dyn BatchOpener,
-    ) -> Result<Option<FillStop>, RecordError> {
+    pub(super) fn unpack(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
         if let SegmentBody::Compressed { bytes, known } = &mut self.body {
             match opener.open(&self.header, bytes, *known, &self.hold)? {
                 OpenedBatch::NoCredit(shortage, size) => {
@@ -133,7 +130,7 @@ impl BufferSegment {
     }
 
     /// Moves records from the front into `cut`, as far as `reach` allows.
-    pub(in crate::partition) fn grow(
+    pub(super) fn grow(
         &mut self,
         cut: &mut PartitionBatch,
         reach: FillLimits<'_>,

@@ -5,183 +5,90 @@
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{RecordBatch, RecordBatches, RecordError, batches_from, successor};
-use lighterman_proto::units::Moment;
 
-use crate::messages::dead_letter::{DeadLetterResult, RawBatch};
-use crate::messages::outcome::Outcome;
+use super::PartitionReader;
+use crate::messages::dead_letter::RawBatch;
 use crate::messages::records::SharedLease;
 use crate::messages::skip::SkipAnswer;
-use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY, UnreadableRange};
-use crate::partition::attempts::AttemptState;
-use crate::partition::attempts::attempt::RecordAttempt;
-use crate::partition::core::{PartitionCore, PartitionPhase};
-use crate::partition::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
+use crate::messages::unreadable::{BatchDamage, BatchEnd, UnreadableRange};
+use crate::partition::effects::FetchedFrame;
 
-/// Unreadable range of a partition, and the state of skipping it.
+/// Unreadable range of a partition, and the request to skip it.
 #[derive(Debug, Default)]
-pub(in crate::partition) struct UnreadState {
-    pub now: Option<UnreadableRange>,
+pub(super) struct UnreadState {
+    now: Option<UnreadableRange>,
     /// Offsets that an operator has asked to skip.
     wanted: Option<OffsetRange>,
-    /// Offsets whose bytes are being sent to the destination.
-    under_way: Option<OffsetRange>,
 }
 
 impl UnreadState {
     /// Forgets an unreadable range that starts before `end`, which the partition has reached.
-    pub(in crate::partition) fn forget_before(&mut self, end: Offset) {
+    pub(super) fn forget_before(&mut self, end: Offset) {
         if self.now.as_ref().is_some_and(|now| now.first < end) {
             (self.now, self.wanted) = (None, None);
         }
     }
-
-    /// True while bytes are being sent to the destination; nothing is fetched during that time.
-    pub(in crate::partition) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
-    }
 }
 
-impl PartitionCore {
-    /// Returns the unreadable range, if there is one.
-    pub fn unreadable_now(&self) -> Option<&UnreadableRange> {
-        self.reader.unread.now.as_ref()
+impl PartitionReader {
+    /// Unreadable range, if there is one.
+    pub(in crate::partition) fn unreadable(&self) -> Option<&UnreadableRange> {
+        self.unread.now.as_ref()
     }
 
-    /// Handles an unreadable batch at `first`: the partition pauses and fetches again.
-    pub(in crate::partition) fn cannot_read(
-        &mut self,
-        now: Moment,
-        first: Offset,
-        damage: BatchDamage,
-        is_intact: bool,
-        out: &mut PartitionEffects,
-    ) {
-        self.rest(now, PartitionEvent::Corrupt { first, damage: damage.clone() }, out);
-        self.reader.unread.now = Some(UnreadableRange { first, damage, is_intact });
+    /// Stops at a range that cannot be read; its fetch has ended.
+    pub(in crate::partition) fn stop_at(&mut self, unreadable: UnreadableRange) {
+        self.is_fetching = false;
+        self.unread.now = Some(unreadable);
     }
 
-    /// Handles a request to skip `first` to `end`; returns `None` if it does not concern the unreadable range.
-    pub(in crate::partition) fn want_passed(
+    /// Range that an operator has asked to skip.
+    pub(in crate::partition) fn requested_pass(&self) -> Option<OffsetRange> {
+        self.unread.wanted
+    }
+
+    /// Accepts an operator's request to skip `first` to `end`, if it names exactly the unreadable range; returns the
+    /// answer to any other.
+    pub(in crate::partition) fn request_pass(
         &mut self,
         first: Offset,
         end: Option<Offset>,
-        out: &mut PartitionEffects,
-    ) -> Option<SkipAnswer> {
-        let unreadable = self.reader.unread.now.as_ref()?;
-        if self.failing().is_some() && first < unreadable.first {
-            return None;
-        }
+    ) -> Result<(), SkipAnswer> {
+        let Some(unreadable) = &self.unread.now else { return Err(SkipAnswer::NotUnreadable) };
         let named = SkipAnswer::Unreadable { first: unreadable.first, end: unreadable.damage.end };
         let Some(end) = end.filter(|end| first == unreadable.first && *end > first) else {
-            return Some(named);
+            return Err(named);
         };
         if matches!(unreadable.damage.end, BatchEnd::Certain(certain) if certain != end) {
-            return Some(named);
+            return Err(named);
         }
-        self.reader.unread.wanted = Some(OffsetRange { first, end });
-        self.pass_unreadable(out);
-        if self.reader.unread.wanted.is_none() {
-            return Some(SkipAnswer::Skipped);
-        }
-        if matches!(self.phase, PartitionPhase::Paused { .. }) {
-            self.phase = PartitionPhase::Running;
-        }
-        Some(SkipAnswer::AfterThisAttempt)
+        self.unread.wanted = Some(OffsetRange { first, end });
+        Ok(())
     }
 
-    /// Skips the range that an operator has asked to skip, once all earlier offsets are resolved. If there is a
-    /// destination, the bytes are fetched again first.
-    pub(in crate::partition) fn pass_unreadable(&mut self, out: &mut PartitionEffects) {
-        if !self.start.policy.has_destination
-            && let Some(range) = self.passable()
-        {
-            self.pass(range, Outcome::Skipped, out);
-        }
-    }
-
-    /// Returns the range to skip, once everything before it is resolved.
-    fn passable(&self) -> Option<OffsetRange> {
-        let wanted = self.reader.unread.wanted.filter(|_| self.reader.unread.under_way.is_none())?;
-        let is_next = self.attempts.current.batch.range.end == wanted.first;
-        (is_next && self.is_idle_and_empty()).then_some(wanted)
-    }
-
-    /// Takes the unreadable bytes from `frame`, if it was fetched for them, and sends them to the destination.
-    pub(in crate::partition) fn take_unreadable(
-        &mut self,
+    /// Returns the bytes of the unreadable `range` in a frame that was fetched for them, or `None` if the range can be
+    /// read by now.
+    pub(in crate::partition) fn raw_batch(
+        &self,
         frame: &FetchedFrame<'_>,
-        out: &mut PartitionEffects,
-    ) -> bool {
-        let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
-        let is_intact = self.reader.unread.now.as_ref().is_some_and(|now| now.is_intact);
-        let Some(raw) = raw_bytes(frame.records, range, is_intact) else { return false };
-        self.reader.unread.under_way = Some(range);
-        self.attempts.dead_letter_id += 1;
-        self.attempts.state = AttemptState::DeadLettering { ticket: self.attempts.dead_letter_id };
-        let why = self.reader.unread.now.as_ref().map(|now| now.damage.error.to_string()).unwrap_or_default();
-        let hold = SharedLease::clone(frame.hold);
-        out.push(PartitionEffect::DeadLetterRaw {
-            ticket: self.attempts.dead_letter_id,
-            batch: RawBatch { range, raw, why, hold },
-        });
-        true
-    }
-
-    /// Handles the result of sending unreadable bytes; returns false if none were being sent.
-    pub(in crate::partition) fn raw_buried(
-        &mut self,
-        now: Moment,
-        dead_letter_result: DeadLetterResult,
-        out: &mut PartitionEffects,
-    ) -> bool {
-        let Some(range) = self.reader.unread.under_way.take() else { return false };
-        match dead_letter_result {
-            DeadLetterResult::Acknowledged => self.pass(range, Outcome::Skipped, out),
-            DeadLetterResult::Dropped => self.pass(range, Outcome::Dropped, out),
-            DeadLetterResult::Stopped if self.phase == PartitionPhase::Running => {
-                self.phase = PartitionPhase::Paused { until: now + READ_RETRY_DELAY };
-                out.push(PartitionEffect::WakeAt(now + READ_RETRY_DELAY));
-            }
-            DeadLetterResult::Stopped => {}
-        }
-        true
-    }
-
-    fn pass(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
-        self.reader.unread = UnreadState::default();
-        self.reader.wanted = false;
-        out.push(PartitionEffect::CancelFetch);
-        out.push(PartitionEffect::Log(PartitionEvent::Passed { range, outcome }));
-        if matches!(self.phase, PartitionPhase::Paused { .. }) {
-            self.phase = PartitionPhase::Running;
-        }
-        self.go_behind(range, outcome, out);
-    }
-
-    /// Records `outcome` for `range`, which starts where the next records would, and continues after it. The outcome
-    /// needs no records.
-    pub(in crate::partition) fn go_behind(
-        &mut self,
         range: OffsetRange,
-        outcome: Outcome,
-        out: &mut PartitionEffects,
-    ) {
-        self.reader.position = range.end;
-        self.attempts.current = RecordAttempt::none(range.end);
-        let frontier = self.progress.ledger.frontier();
-        self.resolve(OffsetRange { first: frontier, end: range.first.max(frontier) }, Outcome::NoRecord, out);
-        for known in self.progress.inherited.known.clone() {
-            let end = known.end.min(range.end);
-            self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::ResolvedEarlier, out);
-        }
-        self.resolve(range, outcome, out);
-        self.commit_if_moved(out);
+    ) -> Option<RawBatch> {
+        let unreadable = self.unreadable();
+        let is_intact = unreadable.is_some_and(|unreadable| unreadable.is_intact);
+        let raw = raw_bytes(frame.records, range, is_intact)?;
+        let why = unreadable.map(|unreadable| unreadable.damage.error.to_string()).unwrap_or_default();
+        Some(RawBatch { range, raw, why, hold: SharedLease::clone(frame.hold) })
+    }
+
+    /// Forgets the unreadable range, and the request to skip it.
+    pub(in crate::partition) fn forget_unreadable(&mut self) {
+        self.unread = UnreadState::default();
     }
 }
 
 /// Returns the next batch of a frame that was fetched at `position`, with its checksum verified. A frame that holds
 /// bytes but no whole batch is an error, as in Java's `FetchCollector`: its first batch is longer than it can be.
-pub(in crate::partition) fn next_batch<'f>(
+pub(super) fn next_batch<'f>(
     walk: &mut RecordBatches<'f>,
     frame: &'f Bytes,
     position: Offset,
@@ -199,7 +106,7 @@ pub(in crate::partition) fn next_batch<'f>(
 
 /// Returns the damage of the batch at byte `at`. If the batch lies wholly before `position`, returns the batches
 /// after it instead.
-pub(in crate::partition) fn damage(
+pub(super) fn damage(
     frame: &Bytes,
     at: usize,
     error: RecordError,
