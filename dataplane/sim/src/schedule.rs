@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lighterman::kafka::group::GroupProtocol;
 use lighterman::partition::attempts::attempt::FailureHandling;
+use lighterman::partition::progress::commit_window::CommitWindowLimits;
 use lighterman_proto::topic_id::TopicId;
 
 use super::random::SeededRandom;
@@ -202,6 +203,16 @@ fn topic_id(seed: u64) -> Option<TopicId> {
     if seed % 4 == 3 { None } else { TopicId::of(uuid::Uuid::from_u64_pair(seed | 1, 0)) }
 }
 
+/// Returns the limits of unacknowledged commits. They have random numbers of their own, so that the rest of a seed's
+/// schedule does not depend on them.
+fn commit_window(seed: u64) -> CommitWindowLimits {
+    let mut random = SeededRandom::new(seed.rotate_left(30));
+    let batches_max = random.pick(&[0, 0, 1, 3, 8]);
+    let age_max =
+        random.pick(&[Duration::from_millis(20), Duration::from_millis(100), Duration::from_secs(5)]);
+    CommitWindowLimits { batches_max, age_max }
+}
+
 /// Fault schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultSchedule {
@@ -235,6 +246,8 @@ pub struct FaultSchedule {
     pub payload_bytes_max: usize,
     /// Batching window.
     pub window: Duration,
+    /// Limits of the unacknowledged commits with which a batch may start.
+    pub commit_window: CommitWindowLimits,
     /// Memory budget of a node, in bytes.
     pub budget: usize,
     /// True if another mapping of each node takes all the bytes it can get.
@@ -289,6 +302,7 @@ impl FaultSchedule {
             payload_bytes_max: random.pick(&[1_500, 4_000, 100_000]),
             window: random.pick(&[Duration::ZERO, Duration::from_millis(50), Duration::from_millis(400)]),
             budget: random.pick(&[66_000, 140_000, 1 << 20]),
+            commit_window: commit_window(seed),
             has_neighbour: SeededRandom::new(seed.rotate_left(20)).chance(250),
             policy,
             partial_responses: random.chance(400),

@@ -19,6 +19,8 @@ pub struct ScheduleEdits {
     partitions: Option<i32>,
     batches: Option<u64>,
     until_ms: Option<u64>,
+    /// Maximum number of unacknowledged batches.
+    unacknowledged: Option<u32>,
 }
 
 impl ScheduleEdits {
@@ -33,6 +35,7 @@ impl ScheduleEdits {
         plan.nodes = self.nodes.unwrap_or(plan.nodes);
         plan.partitions = self.partitions.unwrap_or(plan.partitions);
         plan.batches = self.batches.unwrap_or(plan.batches);
+        plan.commit_window.batches_max = self.unacknowledged.unwrap_or(plan.commit_window.batches_max);
         plan.faults_until = self.until_ms.map_or(plan.faults_until, Duration::from_millis);
         plan
     }
@@ -78,6 +81,9 @@ fn steps(whole: &FaultSchedule, edits: &ScheduleEdits) -> Vec<ScheduleEdits> {
     if plan.batches > 1 {
         steps.push(ScheduleEdits { batches: Some(plan.batches - 1), ..edits.clone() });
     }
+    if plan.commit_window.batches_max > 0 {
+        steps.push(ScheduleEdits { unacknowledged: Some(0), ..edits.clone() });
+    }
     let until = plan.faults_until.as_millis() as u64;
     if until > 1_000 {
         steps.push(ScheduleEdits { until_ms: Some(until * 3 / 4), ..edits.clone() });
@@ -102,6 +108,7 @@ impl fmt::Display for ScheduleEdits {
         fields.extend(self.partitions.map(|count| format!("partitions={count}")));
         fields.extend(self.batches.map(|count| format!("batches={count}")));
         fields.extend(self.until_ms.map(|ms| format!("until={ms}")));
+        fields.extend(self.unacknowledged.map(|count| format!("unacknowledged={count}")));
         f.write_str(&fields.join(";"))
     }
 }
@@ -129,6 +136,7 @@ impl FromStr for ScheduleEdits {
                 "partitions" => edits.partitions = Some(number(value)? as i32),
                 "batches" => edits.batches = Some(number(value)?),
                 "until" => edits.until_ms = Some(number(value)?),
+                "unacknowledged" => edits.unacknowledged = Some(number(value)? as u32),
                 _ => return Err(format!("nothing is called {name}")),
             }
         }

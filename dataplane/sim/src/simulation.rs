@@ -287,6 +287,7 @@ impl SimulatedRun {
             may_be_too_large: true,
             ordered: !plan.policy.named_only,
             repeats: true,
+            unacknowledged_batches_max: plan.commit_window.batches_max,
             quiet_micros_max: QUIET_MAX.as_micros() as u64,
         };
         let mut checker = HistoryChecker::new(rules);

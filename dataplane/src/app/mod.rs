@@ -34,6 +34,7 @@ use crate::mapping::succession::HeldMembership;
 use crate::mapping::wiring::{MappingSpec, NodeResources};
 use crate::mapping::{MappingActor, StopMapping};
 use crate::messages::skip::{SkipAnswer, SkipRecord};
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::placement::Placement;
 use crate::status::MappingStatus;
@@ -79,6 +80,10 @@ impl Dataplane {
             fetch: FetchSettings { isolation: isolation(settings) },
             group_protocol: settings.kafka.group_protocol,
             session_timeout: settings.kafka.session_timeout,
+            commit_window: CommitWindowLimits {
+                batches_max: settings.commit.unacknowledged_batches,
+                age_max: settings.commit.unacknowledged_window,
+            },
             retry: RetryPolicy { base: settings.invoke.backoff_base, cap: settings.invoke.backoff_max },
         };
         Ok(Arc::new(Self {

@@ -51,6 +51,17 @@ pub const KEYS: &[ConfigKey] = &[
         "after how long without heartbeat the broker gives our partitions away; \
          with consumer it is the broker's setting, and this must not be longer where the broker does not tell it",
     ),
+    key(
+        "commit.unacknowledged_batches",
+        "8",
+        "batches of a partition whose commits may be unacknowledged when its next batch starts; a node that dies \
+         repeats these and the one in flight; 0 awaits each commit",
+    ),
+    key(
+        "commit.unacknowledged_window",
+        "100ms",
+        "age of the oldest unacknowledged commit at which a partition starts no further batch",
+    ),
     key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
     key(
         "invoke.backoff_base",

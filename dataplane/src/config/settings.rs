@@ -19,6 +19,8 @@ use crate::kafka::group::GroupProtocol;
 
 /// Minimum memory budget: below it, a maximum payload and the frame it comes from would not fit.
 const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
+/// Maximum of `commit.unacknowledged_batches`.
+const UNACKNOWLEDGED_BATCHES_MAX: u32 = 1_000;
 /// Maximum number of foreign variables to name. A namespace may inject hundreds.
 const FOREIGN_VARIABLES_NAMED_MAX: usize = 10;
 /// Maximum characters of a variable's name that are shown.
@@ -53,6 +55,8 @@ pub struct Settings {
     pub egress: Egress,
     /// Kafka settings.
     pub kafka: KafkaSettings,
+    /// Commit settings.
+    pub commit: CommitSettings,
     /// Invocation settings.
     pub invoke: InvokeSettings,
     /// Log settings.
@@ -89,6 +93,16 @@ pub struct KafkaSettings {
     pub session_timeout: Duration,
     /// Visibility of records of open and aborted transactions.
     pub isolation: IsolationSetting,
+}
+
+/// Settings of commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitSettings {
+    /// Maximum number of a partition's unacknowledged commits with which its next batch may start; 0 awaits each
+    /// commit.
+    pub unacknowledged_batches: u32,
+    /// Age of the oldest unacknowledged commit at which no further batch starts.
+    pub unacknowledged_window: Duration,
 }
 
 /// Kafka's isolation level.
@@ -187,6 +201,7 @@ impl Settings {
             drain_deadline: optional(layers, "drain_deadline", values::duration)?,
             egress: egress(layers, listen, metrics_listen)?,
             kafka: kafka(layers)?,
+            commit: commit(layers)?,
             invoke: invoke(layers)?,
             log: log(layers)?,
             foreign_variables: layers.foreign_variables().to_vec(),
@@ -316,6 +331,18 @@ fn kafka(layers: &ConfigLayers) -> Result<KafkaSettings, ConfigError> {
             values::duration_within(text, least, most)
         })?,
         isolation: values::typed(layers, "kafka.isolation", |text| values::one_of(text, &levels))?,
+    })
+}
+
+fn commit(layers: &ConfigLayers) -> Result<CommitSettings, ConfigError> {
+    let (least, most) = (Duration::from_millis(1), Duration::from_secs(10));
+    Ok(CommitSettings {
+        unacknowledged_batches: values::typed(layers, "commit.unacknowledged_batches", |text| {
+            values::number_within(text, 0, UNACKNOWLEDGED_BATCHES_MAX)
+        })?,
+        unacknowledged_window: values::typed(layers, "commit.unacknowledged_window", |text| {
+            values::duration_within(text, least, most)
+        })?,
     })
 }
 

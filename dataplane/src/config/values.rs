@@ -54,6 +54,11 @@ pub(super) fn duration_within(text: &str, least: Duration, most: Duration) -> Re
     Err(format!("`{text}` must lie between {least} and {most}"))
 }
 
+pub(super) fn number_within(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("must be a whole number between {least} and {most}"))
+}
+
 /// Parses a size, or a share of `whole` such as `25%`.
 pub(super) fn bytes_or_share(text: &str, whole: u64, least: u64) -> Result<usize, String> {
     let mend = || format!("`{text}` is no size: write 512MiB, 2GiB, or a share such as 25%");

@@ -27,6 +27,7 @@ use crate::partition::actor::{PartitionActor, PartitionParts};
 use crate::partition::attempts::attempt::FailureHandling;
 use crate::partition::effects::{PartitionConfig, PartitionIdentity};
 use crate::partition::messages::{Drain, Fence, GiveBack};
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
@@ -48,6 +49,8 @@ pub struct ConsumerParts {
     pub limits: PartitionBatchLimits,
     /// Handling of failed records.
     pub policy: FailureHandling,
+    /// Limits of the commits that need not be acknowledged when a batch starts.
+    pub commit_window: CommitWindowLimits,
     /// Target of buffered bytes per partition.
     pub buffer_bytes_target: usize,
     /// Memory budget.
@@ -77,6 +80,7 @@ pub struct ConsumerActor {
     filters: Arc<FilterSet>,
     limits: PartitionBatchLimits,
     policy: FailureHandling,
+    commit_window: CommitWindowLimits,
     buffer_bytes_target: usize,
     budget: MemoryBudget,
     in_flight: InFlight,
@@ -115,6 +119,7 @@ impl ConsumerActor {
             filters: parts.filters,
             limits: parts.limits,
             policy: parts.policy,
+            commit_window: parts.commit_window,
             buffer_bytes_target: parts.buffer_bytes_target,
             budget: parts.budget,
             in_flight: parts.in_flight,
@@ -159,6 +164,7 @@ impl ConsumerActor {
                 policy: self.policy,
                 filters: self.filters.fingerprint(),
                 limits: self.limits,
+                commit_window: self.commit_window,
                 buffer_bytes_target: self.buffer_bytes_target,
             },
             envelope: Arc::clone(&self.envelope),

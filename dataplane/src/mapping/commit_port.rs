@@ -13,6 +13,7 @@ use crate::audit::{AuditEntry, AuditLog, EntryKind};
 use crate::commits::actor::{CommitAnswer, CommitError, CommitFuture, CommitPort, MemberStops};
 use crate::commits::coalescing::{CommitOutcome, offsets_of, split_by_topic};
 use crate::commits::verify::mismatched_partitions;
+use crate::kafka::group::effects::is_fencing;
 use crate::kafka::group::{CommitFailure, Membership};
 use crate::messages::commit::CommitRequest;
 use crate::messages::outcome::ResolvedRange;
@@ -147,6 +148,12 @@ pub fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
             | E::OffsetMetadataTooLarge
             | E::InvalidCommitOffsetSize,
         ) => CommitOutcome::Refused,
+        Some(code) if is_fencing(code) => fenced_outcome(),
         Some(_) => CommitOutcome::Again,
     }
+}
+
+/// Returns the outcome of a commit under an identity that the group no longer accepts: it has not been applied.
+fn fenced_outcome() -> CommitOutcome {
+    mutant!("fenced-commit-acknowledged", CommitOutcome::Again, CommitOutcome::Done)
 }

@@ -37,6 +37,7 @@ use crate::kafka::transport::{BrokerAddress, BrokerConnector};
 use crate::messages::dead_letter::DeadLetterSink;
 use crate::messages::records::PartitionBatchLimits;
 use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};
@@ -77,6 +78,8 @@ pub struct NodeResources {
     pub group_protocol: GroupProtocol,
     /// Session timeout in the groups.
     pub session_timeout: Duration,
+    /// Limits of the commits that need not be acknowledged when a batch starts.
+    pub commit_window: CommitWindowLimits,
     /// Retry policy of invocations and destinations.
     pub retry: RetryPolicy,
 }
@@ -357,6 +360,7 @@ impl MappingActors {
                 payload_bytes_max: PAYLOAD_BYTES_MAX - envelope_bytes - key_bytes_max,
             },
             policy: self.run.failure.policy,
+            commit_window: self.node.commit_window,
             buffer_bytes_target: BUFFER_BYTES_TARGET,
             budget: self.budget.clone(),
             in_flight: self.node.in_flight.clone(),

@@ -1,9 +1,10 @@
 //! State machine of a partition: decides when to fetch, what to offer, when an offset has an outcome, and when the
 //! partition has drained.
 //!
-//! Two rules carry the guarantees. The next attempt starts only when the previous one is resolved (ORD-1) *and the
-//! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
-//! Only the ledger's frontier is ever committed (COM-1).
+//! Two rules carry the guarantees. The next attempt starts only when the previous one is resolved (ORD-1), and only
+//! while the commits that the group has not acknowledged are within a window (`progress/commit_window.rs`). A process
+//! that dies therefore repeats at most the batches of the window and the one in flight. Only the ledger's frontier is
+//! ever committed (COM-1).
 //!
 //! The reader, the attempts and the progress are machines of their own; the core decides what passes between them.
 
@@ -177,6 +178,7 @@ impl PartitionCore {
                 self.fetch(out);
             }
         }
+        self.progress.stamp_commits(now);
     }
 
     fn finish_drain(&mut self, context: &CoreContext<'_>, out: &mut PartitionEffects) {
@@ -186,7 +188,7 @@ impl PartitionCore {
         self.skip_requested(context, out);
         self.pass_unreadable(out);
         if self.progress.waits_for_last_commit() {
-            if !self.progress.is_acknowledged() {
+            if !self.is_drain_committed() {
                 return;
             }
             let at_rest = self.progress_at_rest();
@@ -197,6 +199,11 @@ impl PartitionCore {
         }
         self.phase = PartitionPhase::Drained;
         out.push(PartitionEffect::Drained);
+    }
+
+    /// True if the commits of a drain's last batches are acknowledged (DRN-1).
+    fn is_drain_committed(&self) -> bool {
+        mutant!("drain-commit-not-awaited", self.progress.is_acknowledged(), true)
     }
 
     /// Fetches further records, if they can be used.

@@ -234,6 +234,7 @@ mod tests {
         CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
     };
     use crate::partition::model_tests::{IDENTITY, PlainTools, batch, hold};
+    use crate::partition::progress::commit_window::CommitWindowLimits;
 
     const NOW: Moment = Moment::from_micros(1);
     const LIMIT: usize = 1_000;
@@ -294,6 +295,7 @@ mod tests {
                 policy: FailureHandling::default(),
                 filters: 0,
                 limits: PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 },
+                commit_window: CommitWindowLimits::CLOSED,
                 buffer_bytes_target,
             });
             Self { core, inflater: RefCell::default(), budget, others }

@@ -17,6 +17,7 @@ use crate::messages::resolution::KnownFailures;
 use crate::messages::unreadable::BatchDamage;
 use crate::partition::attempts::attempt::FailureHandling;
 use crate::partition::progress::commit_ledger::AlreadyResolved;
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::partition::reader::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter};
 
 /// Identity of a partition under one ownership.
@@ -51,6 +52,8 @@ pub struct PartitionConfig {
     pub filters: u32,
     /// Limits of a batch.
     pub limits: PartitionBatchLimits,
+    /// Limits of the commits that need not be acknowledged when a batch starts.
+    pub commit_window: CommitWindowLimits,
     /// Target size of the fetch buffer, in bytes as fetched.
     pub buffer_bytes_target: usize,
 }

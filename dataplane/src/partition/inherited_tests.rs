@@ -19,6 +19,7 @@ use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatchLimits, SharedLease};
 use crate::messages::resolution::BatchResolution;
 use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::partition::reader::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
 use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 
@@ -42,6 +43,7 @@ impl NextOwner {
             policy,
             filters: 0,
             limits: PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 },
+            commit_window: CommitWindowLimits::CLOSED,
             buffer_bytes_target: 600,
         });
         let mut successor = Self { core, opener: Box::new(PlainTools) };

@@ -22,6 +22,7 @@ use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::{AttemptFailure, BatchResolution};
 use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::partition::reader::fetch_buffer::{
     BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter,
 };
@@ -223,7 +224,9 @@ struct PartitionModel {
     /// The same offer before it grew: a seal may have crossed its growth.
     earlier: Option<(u64, PartitionBatch)>,
     flying: Option<(BatchId, Vec<i64>)>,
+    /// Commits that the group has not acknowledged, in order.
     commits: Vec<(u64, Offset)>,
+    window: CommitWindowLimits,
     committed: Offset,
     delivered: Vec<i64>,
     attempts: Vec<(Vec<i64>, bool)>,
@@ -234,6 +237,10 @@ struct PartitionModel {
 
 impl PartitionModel {
     fn new(log: ModelLog) -> Self {
+        Self::with_window(log, CommitWindowLimits::CLOSED)
+    }
+
+    fn with_window(log: ModelLog, window: CommitWindowLimits) -> Self {
         let start = PartitionConfig {
             identity: IDENTITY,
             key_bytes: 0,
@@ -244,6 +251,7 @@ impl PartitionModel {
             policy: FailureHandling::default(),
             filters: 0,
             limits: LIMITS,
+            commit_window: window,
             buffer_bytes_target: 600,
         };
         let mut world = Self {
@@ -255,6 +263,7 @@ impl PartitionModel {
             earlier: None,
             flying: None,
             commits: Vec::new(),
+            window,
             committed: Offset(0),
             delivered: Vec::new(),
             attempts: Vec::new(),
@@ -289,6 +298,10 @@ impl PartitionModel {
                         cut.records <= LIMITS.records_max && cut.payload_bytes <= LIMITS.payload_bytes_max,
                         "LIM-1"
                     );
+                    let is_new = self.offered.as_ref().is_none_or(|(offered, _)| *offered != seq);
+                    if is_new {
+                        self.assert_within_window(&cut);
+                    }
                     let before = self.offered.replace((seq, cut));
                     self.earlier = before.filter(|(before, _)| *before == seq);
                 }
@@ -414,9 +427,24 @@ impl PartitionModel {
         self.step(|core, now, context| core.resolved(now, batch, resolution, context));
     }
 
+    /// Asserts that a node which dies now repeats no more than the window allows, and that a retry is on record.
+    fn assert_within_window(&self, offered: &PartitionBatch) {
+        let unacknowledged = self.commits.len();
+        assert!(unacknowledged <= self.window.batches_max as usize, "ALO-1: {unacknowledged} batches repeat");
+        let is_retry = offered
+            .walk()
+            .any(|record| self.attempts.iter().any(|(offsets, _)| offsets.contains(&record.offset.0)));
+        assert!(!is_retry || unacknowledged == 0, "ALO-1: the first attempt is not on record");
+    }
+
     fn acknowledge(&mut self) {
-        let Some((seq, offset)) = self.commits.last().copied() else { return };
-        self.commits.clear();
+        self.acknowledge_first(usize::MAX);
+    }
+
+    /// Acknowledges the first `count` commits at once.
+    fn acknowledge_first(&mut self, count: usize) {
+        let count = count.min(self.commits.len());
+        let Some((seq, offset)) = self.commits.drain(..count).last() else { return };
         self.committed = offset;
         self.step(|core, now, context| core.committed(now, seq, context));
     }
@@ -433,13 +461,16 @@ proptest! {
     #[test]
     fn ord_1_com_1_alo_1_liv_1_events_in_any_order_deliver_everything(
         log in any_filtered_log(),
-        steps in prop::collection::vec((0u8..10, 1usize..4), 0..120),
+        steps in prop::collection::vec((0u8..11, 1usize..4), 0..120),
+        batches_max in 0u32..4,
     ) {
-        let mut world = PartitionModel::new(log);
+        let window = CommitWindowLimits { batches_max, age_max: Duration::from_secs(5) };
+        let mut world = PartitionModel::with_window(log, window);
         for (kind, amount) in steps {
             match kind {
                 8 => world.seal_earlier(),
                 9 => world.step(|core, _, context| core.give_back(context)),
+                10 => world.acknowledge_first(amount),
                 0 | 1 => world.fetch(amount),
                 2 | 3 => world.seal(),
                 4 => world.answer(true),
@@ -477,8 +508,10 @@ proptest! {
         log in any_filtered_log(),
         steps in prop::collection::vec((0u8..7, 1usize..4), 0..60),
         good in any::<bool>(),
+        batches_max in 0u32..4,
     ) {
-        let mut world = PartitionModel::new(log);
+        let window = CommitWindowLimits { batches_max, age_max: Duration::from_secs(5) };
+        let mut world = PartitionModel::with_window(log, window);
         for (kind, amount) in steps {
             match kind {
                 0 | 1 => world.fetch(amount),
@@ -490,6 +523,7 @@ proptest! {
         }
         world.step(PartitionCore::drain);
         world.answer(good);
+        prop_assert!(world.commits.is_empty() || !world.drained, "DRN-1: a commit is unacknowledged");
         world.acknowledge();
         world.acknowledge();
         world.tick();

@@ -27,6 +27,7 @@ use crate::messages::records::{PartitionBatch, PartitionBatchLimits, SharedLease
 use crate::messages::resolution::BatchResolution;
 use crate::messages::skip::SkipAnswer;
 use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::progress::commit_window::CommitWindowLimits;
 use crate::partition::reader::pieces::PieceLimits;
 
 pub(super) const MIB: usize = 1 << 20;
@@ -99,6 +100,7 @@ impl PieceDriver {
             policy,
             filters: 0,
             limits: PartitionBatchLimits { records_max: 100, payload_bytes_max: 6 * MIB },
+            commit_window: CommitWindowLimits::CLOSED,
             buffer_bytes_target: MIB,
         });
         let mut at = 0;

@@ -24,6 +24,7 @@ use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
 use crate::messages::resolution::{BatchResolution, KnownFailures};
 use crate::messages::skip::SkipAnswer;
 use crate::partition::attempts::attempt::{FailureHandling, is_expired};
+use crate::partition::progress::commit_window::CommitWindowLimits;
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 };
 const RECORDS: i64 = 24;
@@ -472,6 +473,7 @@ fn core(
         policy,
         filters,
         limits,
+        commit_window: CommitWindowLimits::CLOSED,
         buffer_bytes_target: 600,
     })
 }

@@ -13,6 +13,7 @@ fn rules() -> HistoryRules {
         leased_bytes_max: 50,
         retries_max: Some(1),
         repeats: true,
+        unacknowledged_batches_max: 0,
         quiet_micros_max: 1000,
         ..HistoryRules::default()
     }

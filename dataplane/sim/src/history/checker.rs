@@ -65,7 +65,8 @@ impl HistoryChecker {
         match event {
             HistoryEvent::Produced { partition, offset } => self.partition(*partition).produce(*offset),
             HistoryEvent::Truncated { partition, from, leader_epoch } => {
-                self.partition(*partition).truncate(*from, *leader_epoch);
+                let uncommitted = self.rules.unacknowledged_batches_max + 1;
+                self.partition(*partition).truncate(*from, *leader_epoch, uncommitted);
                 self.ownership.truncate(*partition, *from);
             }
             HistoryEvent::Deleted { partition, before } => self.partition(*partition).delete(*before),
@@ -86,7 +87,7 @@ impl HistoryChecker {
             HistoryEvent::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
             HistoryEvent::AnswerLost { partitions } => {
                 for partition in partitions {
-                    self.partition(*partition).excuses += 1;
+                    self.partition(*partition).excuse(1);
                 }
             }
             HistoryEvent::Committed { partition, offset, leader_epoch } => {
@@ -161,12 +162,14 @@ impl HistoryChecker {
         }
     }
 
-    /// Excuses one more repeat in each partition that may belong to `owner`: an invocation in flight may be started
-    /// again.
+    /// Excuses one more repeat in each partition that may belong to `owner`: the batch in flight may be started again,
+    /// and those whose commits were not acknowledged.
     fn excuse(&mut self, owner: OwnerProcess) {
         for (index, partition) in &mut self.partitions {
             let may_be_its = self.ownership.owner_of.get(index).is_none_or(|current| *current == Some(owner));
-            partition.excuses += u32::from(may_be_its);
+            if may_be_its {
+                partition.excuse(self.rules.unacknowledged_batches_max + 1);
+            }
         }
     }
 
@@ -257,7 +260,9 @@ impl HistoryChecker {
         let records_max = self.rules.records_max.max(1);
         let partition = self.partition(index);
         let taken_back = partition.records.range(offset..partition.committed.unwrap_or(offset).max(offset));
-        partition.excuses += 1 + taken_back.count() as u32 / records_max;
+        let batches = 1 + taken_back.count() as u32 / records_max;
+        partition.excuses += batches;
+        partition.excused_batches += batches;
         partition.rewinds += 1;
         if partition.committed.is_none_or(|committed| offset >= committed) {
             self.committed(index, offset, leader_epoch);

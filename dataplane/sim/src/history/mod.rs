@@ -247,6 +247,9 @@ pub struct HistoryRules {
     pub ordered: bool,
     /// True if repeats are checked: only an unknown outcome may repeat a batch.
     pub repeats: bool,
+    /// Batches of each partition that a node which dies may repeat besides the one in flight: their commits need not
+    /// have been acknowledged.
+    pub unacknowledged_batches_max: u32,
     /// Maximum microseconds from [`HistoryEvent::Quiet`] to the end.
     pub quiet_micros_max: u64,
 }
@@ -263,6 +266,7 @@ impl Default for HistoryRules {
             may_be_too_large: false,
             ordered: false,
             repeats: false,
+            unacknowledged_batches_max: 0,
             quiet_micros_max: u64::MAX,
         }
     }

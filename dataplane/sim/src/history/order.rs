@@ -133,7 +133,7 @@ pub(super) fn judge_order(
     }
 }
 
-/// Counts starts of records that were already taken. An unknown outcome excuses one batch.
+/// Counts starts of records that were already taken. An unknown outcome excuses one batch, a death the window of unacknowledged ones as well.
 pub(super) fn count_repeats(
     partition: &mut PartitionHistory,
     share: &InvocationShare,
@@ -157,7 +157,7 @@ pub(super) fn count_repeats(
             }
         }
     }
-    let most = u64::from(excuses) * u64::from(records_max);
+    let most = u64::from(partition.excused_batches) * u64::from(records_max);
     if partition.repeats > most {
         let text = format!(
             "partition {}: {} records were repeated, {excuses} unknown outcomes excuse {most}",

@@ -42,8 +42,10 @@ pub(super) struct PartitionHistory {
     pub cuts: Vec<(i64, i32)>,
     /// Number of commits that may still move back: the log was truncated below them.
     pub rewinds: u32,
-    /// Deaths, losses of ownership, lost responses: each may repeat one batch.
+    /// Deaths, losses of ownership, lost responses: each may repeat a record once.
     pub excuses: u32,
+    /// Batches that they may repeat: a lost response the one in flight, a death also the unacknowledged ones.
+    pub excused_batches: u32,
     /// Starts of records that had already been taken.
     pub repeats: u64,
     /// Records taken more than once.
@@ -57,11 +59,18 @@ impl PartitionHistory {
         self.open.insert(offset);
     }
 
-    pub(super) fn truncate(&mut self, from: i64, leader_epoch: i32) {
+    /// Excuses one more repeat of each record, and of `batches` in all.
+    pub(super) fn excuse(&mut self, batches: u32) {
+        self.excuses += 1;
+        self.excused_batches += batches;
+    }
+
+    /// Handles a truncation; `uncommitted` batches may have been taken and not committed.
+    pub(super) fn truncate(&mut self, from: i64, leader_epoch: i32, uncommitted: u32) {
         self.records.split_off(&from);
         self.open.split_off(&from);
         // Records before the cut may have been taken without being committed; they are read again.
-        self.excuses += 1;
+        self.excuse(uncommitted);
         self.rewinds += 1;
         self.cuts.push((from, leader_epoch));
     }

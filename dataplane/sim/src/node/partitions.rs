@@ -72,6 +72,7 @@ impl SimulatedNode {
                 records_max: plan.records_max,
                 payload_bytes_max: plan.payload_bytes_max - env.envelope.base_bytes() - key_bytes,
             },
+            commit_window: plan.commit_window,
             buffer_bytes_target: BUFFER_BYTES_TARGET,
         };
         let running = RunningPartition {

@@ -98,6 +98,11 @@ impl RecordAttempt {
         self.first_failure_ms.is_some()
     }
 
+    /// True if no attempt was made at these records, and nothing of them must be on record before the first one.
+    pub(in crate::partition) fn is_untried(&self) -> bool {
+        self.attempts_used == 0 && !self.held_up && !self.has_failed() && self.may_grow()
+    }
+
     /// Returns the known failures, if there are any.
     pub fn failures(&self) -> Option<KnownFailures> {
         Some(KnownFailures { first: self.first.clone()?, last: self.last.clone()? })

@@ -129,6 +129,11 @@ impl PartitionAttempts {
         matches!(self.state, AttemptState::Idle)
     }
 
+    /// True if the attempt starts once its progress is committed and acknowledged.
+    pub(super) fn is_awaiting_commit(&self) -> bool {
+        matches!(self.state, AttemptState::AwaitingCommit)
+    }
+
     /// True if the current records are offered and not sealed.
     pub(super) fn is_offered(&self) -> bool {
         matches!(self.state, AttemptState::Offered { .. })

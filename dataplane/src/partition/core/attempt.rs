@@ -20,7 +20,7 @@ impl PartitionCore {
             self.grow_offer(now, context, out);
         } else if self.attempts.is_at_rest() {
             self.skip_requested(context, out);
-            if !self.attempts.is_backing_off(now) && self.progress.is_acknowledged() {
+            if !self.attempts.is_backing_off(now) && self.may_start(now) {
                 self.attempts.end_wait();
                 self.start_attempt(now, context, out);
             }
@@ -28,12 +28,12 @@ impl PartitionCore {
     }
 
     fn start_attempt(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
-        // Each iteration separates some records or resolves them. No attempt starts while a commit is unacknowledged.
-        while self.phase != PartitionPhase::Stopped && self.progress.is_acknowledged() {
+        // Each iteration separates some records or resolves them.
+        while self.phase != PartitionPhase::Stopped && self.may_start(now) {
             if self.needs_records() {
                 self.next_attempt(now, context, out);
             }
-            if self.needs_records() || !self.progress.is_acknowledged() {
+            if self.needs_records() || !self.may_start(now) {
                 return;
             }
             if let Some(condition) = self.attempts.give_up_condition(&self.config.policy) {
@@ -48,13 +48,30 @@ impl PartitionCore {
             }
             let wanted = self.progress_for_attempt();
             if wanted.is_some() && !self.progress.is_on_record(wanted.as_ref()) {
+                self.commit(wanted.clone(), out);
+            }
+            if wanted.is_some() && !self.progress.is_acknowledged() {
                 self.attempts.wait_for_commit();
-                self.commit(wanted, out);
                 return;
             }
             self.publish_offer(now, context, out);
             return;
         }
+    }
+
+    /// True if the next attempt may start with the commits that the group has not acknowledged. Anything but the first
+    /// attempt at new records depends on them: on the attempts used up, on the pieces of a split batch.
+    fn may_start(&self, now: Moment) -> bool {
+        let needs_nothing = !self.attempts.is_awaiting_commit()
+            && !self.attempts.has_remaining()
+            && self.attempts.current().is_untried();
+        self.progress.is_acknowledged() || (needs_nothing && self.may_start_unacknowledged(now))
+    }
+
+    fn may_start_unacknowledged(&self, now: Moment) -> bool {
+        self.config.policy.retries_max.is_none()
+            && !self.progress.has_inherited_pieces()
+            && self.progress.has_commit_room(now)
     }
 
     /// True if no record is current, or if some of an earlier owner's piece have not arrived.

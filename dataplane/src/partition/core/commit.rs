@@ -25,9 +25,8 @@ impl PartitionCore {
     /// Handles the group's acknowledgement of commit `seq` and of all commits before it.
     pub fn committed(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if let Some(committed) = self.progress.acknowledge(seq) {
-            self.reader.forget_leaders_before(committed);
-        }
+        let acknowledged = self.progress.acknowledge(seq);
+        self.reader.forget_leaders_before(acknowledged);
         self.advance(now, context, &mut out);
         out
     }

@@ -1,16 +1,19 @@
 //! Progress of a partition: the outcomes of offsets, the progress left by an earlier owner, and the commits of both.
 
 pub mod commit_ledger;
+pub mod commit_window;
 pub mod inherited;
 
 use lighterman_proto::commit_metadata::{CommittedProgress, ProgressPiece};
 use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::Moment;
 
 use crate::messages::commit::CommitRequest;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::PartitionBatchLimits;
 use crate::partition::effects::{PartitionConfig, PartitionIdentity};
 use crate::partition::progress::commit_ledger::{AlreadyResolved, Ledger};
+use crate::partition::progress::commit_window::CommitWindow;
 use crate::partition::progress::inherited::{InheritedPiece, InheritedProgress, restore};
 use crate::partition::reader::fetch_buffer::FillLimits;
 
@@ -37,9 +40,7 @@ pub(super) struct PartitionProgress {
     /// Progress left by an earlier owner for records that no attempt has taken yet.
     inherited: InheritedProgress,
     sent: SentCommit,
-    acknowledged_seq: u64,
-    /// The last committed offset that the group has acknowledged.
-    acknowledged: Offset,
+    window: CommitWindow,
     last_commit: LastCommit,
 }
 
@@ -49,8 +50,7 @@ impl PartitionProgress {
             ledger: Ledger::new(config.committed),
             inherited: restore(config),
             sent: SentCommit { seq: 0, offset: config.committed, progress: config.progress.clone() },
-            acknowledged_seq: 0,
-            acknowledged: config.committed,
+            window: CommitWindow::new(config.commit_window, config.committed),
             last_commit: LastCommit::Awaited,
         }
     }
@@ -98,6 +98,9 @@ impl PartitionProgress {
     ) -> CommitRequest {
         self.sent.seq += 1;
         self.sent.offset = self.ledger.frontier();
+        let passed = self.ledger.drain_resolved();
+        let is_awaited = passed.iter().any(|resolved| resolved.outcome.is_notable());
+        self.window.request(self.sent.seq, self.sent.offset, is_awaited);
         self.sent.progress.clone_from(&progress);
         let PartitionIdentity { partition, topic, epoch } = identity;
         CommitRequest {
@@ -108,29 +111,35 @@ impl PartitionProgress {
             offset: self.sent.offset,
             leader_epoch,
             progress,
-            passed: self.ledger.drain_resolved(),
+            passed,
         }
     }
 
-    /// Handles the group's acknowledgement of commit `seq` and of all commits before it. Returns the committed offset
-    /// if no later commit awaits its acknowledgement.
-    pub(super) fn acknowledge(&mut self, seq: u64) -> Option<Offset> {
-        self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
-        if !self.is_acknowledged() {
-            return None;
-        }
-        self.acknowledged = self.sent.offset;
-        Some(self.acknowledged)
+    /// Sets the time of the commits that the current event has requested.
+    pub(super) fn stamp_commits(&mut self, now: Moment) {
+        self.window.stamp(now);
+    }
+
+    /// Handles the group's acknowledgement of commit `seq` and of all commits before it. Returns the last offset that
+    /// it has acknowledged.
+    pub(super) fn acknowledge(&mut self, seq: u64) -> Offset {
+        self.window.acknowledge(seq);
+        self.window.acknowledged()
     }
 
     /// True if the group has acknowledged the last requested commit.
     pub(super) fn is_acknowledged(&self) -> bool {
-        mutant!("acknowledgement-not-awaited", self.acknowledged_seq == self.sent.seq, true)
+        self.window.is_empty()
+    }
+
+    /// True if a batch may start that needs nothing on record.
+    pub(super) fn has_commit_room(&self, now: Moment) -> bool {
+        self.window.has_room(now)
     }
 
     /// The last committed offset that the group has acknowledged.
     pub(super) fn acknowledged(&self) -> Offset {
-        self.acknowledged
+        self.window.acknowledged()
     }
 
     /// Handles the group's permanent rejection of commits: a drain does not wait for them.
