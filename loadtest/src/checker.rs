@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lighterman::config;
 use lighterman_proto::units::Moment;
 use lighterman_sim::history::{self, HistoryChecker, HistoryRules, Invariant, InvocationShare, Violation};
 
@@ -102,6 +103,13 @@ fn told(produced: &BTreeMap<i32, BTreeSet<i64>>, event: &InvocationEvent) -> his
             failed: failed.iter().copied().collect(),
         },
     }
+}
+
+/// Returns the batches of each partition that a killed node may repeat: those of the default window of unacknowledged
+/// commits, and the one in flight.
+pub fn repeated_batches_max() -> u64 {
+    let key = config::KEYS.iter().find(|key| key.path == "commit.unacknowledged_batches");
+    key.and_then(|key| key.default.parse::<u64>().ok()).map_or(1, |batches| batches + 1)
 }
 
 #[cfg(test)]

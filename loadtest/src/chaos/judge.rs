@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lighterman_sim::history::Invariant;
 
 use super::plan::SESSION;
-use crate::checker;
+use crate::checker::{self, repeated_batches_max};
 use crate::function::{InvocationAction, InvocationEvent, TimedEvent};
 use crate::produce::ProducedOffsets;
 
@@ -213,7 +213,8 @@ impl RunRecord {
                 }
             }
         }
-        let most = (touched.len() + lost_replies.len()) as u64 * self.batch;
+        let batches = touched.len() as u64 * repeated_batches_max() + lost_replies.len() as u64;
+        let most = batches * self.batch;
         if excused_times > most {
             wrong.push(format!(
                 "ALO-1: partition {partition}: {excused_times} records came again, {most} are excused"

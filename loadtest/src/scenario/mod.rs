@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 pub use behaviour::{BehaviourSequence, FunctionBehaviour, LatencyCurve};
 pub use file::parse;
 
+use crate::checker::repeated_batches_max;
 use crate::schedule::{RateRamp, RateSchedule};
 
 /// Scenario of a load test.
@@ -120,10 +121,11 @@ impl LoadScenario {
         self.phases.iter().map(|phase| phase.stretch.lasting).sum()
     }
 
-    /// Returns the permitted deliveries beyond the first in each partition: one batch for each killed node.
+    /// Returns the permitted deliveries beyond the first in each partition: the batches that
+    /// each killed node may repeat.
     pub fn repeats_max(&self) -> u64 {
         let kills = self.events.iter().filter(|event| matches!(event.deed, NodeAction::Kill { .. })).count();
-        kills as u64 * u64::from(self.batch)
+        kills as u64 * u64::from(self.batch) * repeated_batches_max()
     }
 
     /// Scales the duration of the scenario. Phases and events move together; rates and durations of nodes are
@@ -238,6 +240,6 @@ mod tests {
         assert_eq!(half.events[0].at * 2, whole.events[0].at);
         assert_eq!(half.events[0].deed, whole.events[0].deed);
         assert!(half.schedule().count().abs_diff(whole.schedule().count() / 2) <= 2);
-        assert_eq!(half.repeats_max(), u64::from(half.batch));
+        assert_eq!(half.repeats_max(), u64::from(half.batch) * repeated_batches_max());
     }
 }
