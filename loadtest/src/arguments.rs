@@ -105,6 +105,9 @@ pub(crate) struct LoadArguments {
     /// Duration of an invocation, in milliseconds
     #[arg(long, default_value_t = 0)]
     pub(crate) function_ms: u64,
+    /// Milliseconds by which the response to each commit is delayed, as by replicas, for node and loop alike
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub(crate) commit_delay_ms: u64,
     /// `memory_budget` of the node
     #[arg(long, default_value = "128MiB")]
     memory_budget: String,

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use kafka_protocol::messages::ApiKey;
 use loadtest::benchmark_run::BenchEnv;
 use loadtest::contender::{Contender, ContenderSetup};
+use loadtest::fault_proxy::{ExchangeFault, FaultCondition, FaultProxy};
 use loadtest::function::{FakeLambda, InvocationAction};
 use loadtest::kafka::RealKafka;
 use loadtest::kafka_dist;
@@ -48,10 +50,11 @@ async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
     let lambda = FakeLambda::start().await?;
     let wait = Duration::from_millis(arguments.function_ms);
     lambda.set_script(move |_| InvocationAction::Succeed(wait));
+    let slow_commits = slow_commits(&kafka, arguments.commit_delay_ms).await?;
     for (index, load) in arguments.loads().iter().enumerate() {
         let ground = BenchEnv { lambda: &lambda, producer: &mut producer, limit: arguments.limit() };
         let setup = ContenderSetup {
-            servers: kafka.servers(),
+            servers: slow_commits.as_ref().map_or_else(|| kafka.servers(), FaultProxy::address),
             topic: format!("load-{index}"),
             endpoint: lambda.endpoint_url(),
             batch: load.batch,
@@ -60,11 +63,30 @@ async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
             consumers: arguments.consumers,
             settings: arguments.settings()?,
         };
-        println!("\nkafka {}, {}, function {} ms", arguments.kafka, load, arguments.function_ms);
+        println!(
+            "\nkafka {}, {load}, function {} ms, commits {} ms slower",
+            arguments.kafka, arguments.function_ms, arguments.commit_delay_ms
+        );
         let runs = measure(ground, &arguments, load, setup).await?;
         print!("{}", runs.table());
     }
     Ok(())
+}
+
+/// Starts a proxy that delays the responses to commits, unless `delay_ms` is 0.
+async fn slow_commits(kafka: &RealKafka, delay_ms: u64) -> Result<Option<FaultProxy>> {
+    if delay_ms == 0 {
+        return Ok(None);
+    }
+    let proxy = FaultProxy::start(&kafka.servers(), 1).await?;
+    let fault = ExchangeFault::Delay(Duration::from_millis(delay_ms));
+    proxy.faults().add(FaultCondition {
+        apis: vec![ApiKey::OffsetCommit],
+        times: None,
+        per_mille: 1_000,
+        fault,
+    });
+    Ok(Some(proxy))
 }
 
 async fn measure(
