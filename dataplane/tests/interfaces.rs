@@ -31,7 +31,7 @@ fn command_line_and_configuration_are_unchanged() {
 }
 
 #[test]
-fn a_node_answers_meters_commits_and_records_as_before() {
+fn node_interfaces_match_their_snapshots() {
     actix_rt::System::new().block_on(async {
         let node = InterfaceNode::start().await;
         let mut api = answers::disabled_mapping(&node).await;

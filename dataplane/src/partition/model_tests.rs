@@ -444,7 +444,7 @@ impl PartitionModel {
     /// Acknowledges the first `count` commits at once.
     fn acknowledge_first(&mut self, count: usize) {
         let count = count.min(self.commits.len());
-        let Some((seq, offset)) = self.commits.drain(..count).last() else { return };
+        let Some((seq, offset)) = self.commits.drain(..count).next_back() else { return };
         self.committed = offset;
         self.step(|core, now, context| core.committed(now, seq, context));
     }
