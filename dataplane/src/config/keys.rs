@@ -51,6 +51,7 @@ pub const KEYS: &[ConfigKey] = &[
         "after how long without heartbeat the broker gives our partitions away; \
          with consumer it is the broker's setting, and this must not be longer where the broker does not tell it",
     ),
+    key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
     key(
         "commit.unacknowledged_batches",
         "8",
@@ -62,7 +63,6 @@ pub const KEYS: &[ConfigKey] = &[
         "100ms",
         "age of the oldest unacknowledged commit at which a partition starts no further batch",
     ),
-    key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
     key(
         "invoke.backoff_base",
         "200ms",
