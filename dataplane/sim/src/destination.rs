@@ -12,10 +12,10 @@ pub(super) struct SimulatedDestination {
 
 impl SimulatedEnvironment {
     /// Completes a failure message: its records have arrived if `arrived` is true.
-    pub(super) fn arrive(&mut self, ticket: u64, key: OwnershipKey, arrived: bool) {
+    pub(super) fn arrive(&mut self, request_id: u64, key: OwnershipKey, arrived: bool) {
         let mut there = Vec::new();
         self.destination.on_its_way.retain(|(sent, of, offset, leader_epoch)| {
-            let ours = (*sent, *of) == (ticket, key);
+            let ours = (*sent, *of) == (request_id, key);
             if ours && arrived {
                 there.push((of.0, *offset, *leader_epoch));
             }

@@ -373,13 +373,13 @@ mod tests {
     async fn waiting_in(budget: &MemoryBudget) -> Addr<BatcherActor> {
         let slots = Slots::new(1);
         let mut batcher = BatcherActor::new(parts(budget, &slots), DeathWatch::new("batcher", |_| {}));
-        let cut = cut_of(&batch(0, &[(0, 5)], 0, false));
+        let partition_batch = cut_of(&batch(0, &[(0, 5)], 0, false));
         let (partition, epoch, seq, attempt) = (0, Epoch(1), 1, 1);
         batcher.core.offer(Offer {
             partition,
             epoch,
             seq,
-            cut,
+            partition_batch,
             attempt,
             alone: true,
             key_bytes: 9,

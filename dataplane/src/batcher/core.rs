@@ -49,7 +49,7 @@ pub struct SealedBatch {
 impl SealedBatch {
     /// Number of records.
     pub fn records(&self) -> u32 {
-        self.parts.iter().map(|part| part.cut.records).sum()
+        self.parts.iter().map(|part| part.partition_batch.records).sum()
     }
 }
 
@@ -79,7 +79,8 @@ impl BatcherCore {
             return false;
         }
         self.offers.retain(|known| known.partition != offer.partition);
-        let at = self.offers.partition_point(|known| known.cut.oldest <= offer.cut.oldest);
+        let at =
+            self.offers.partition_point(|known| known.partition_batch.oldest <= offer.partition_batch.oldest);
         self.offers.insert(at, offer);
         true
     }
@@ -106,7 +107,7 @@ impl BatcherCore {
             .offers
             .iter()
             .filter(|offer| may_be_sealed(offer, now, may_start))
-            .map(|offer| offer.cut.oldest)
+            .map(|offer| offer.partition_batch.oldest)
             .min();
         match oldest {
             Some(oldest) => SealCondition::At(oldest + self.window()),
@@ -147,7 +148,8 @@ impl BatcherCore {
         let shared = self.choose_shared(now, may_start);
         match (alone, shared) {
             (Some((index, offer)), Some((chosen, reason))) => {
-                let shared_is_older = self.offers[chosen[0]].cut.oldest < offer.cut.oldest;
+                let shared_is_older =
+                    self.offers[chosen[0]].partition_batch.oldest < offer.partition_batch.oldest;
                 Some(if shared_is_older { (chosen, reason) } else { (vec![index], self.reason_alone(offer)) })
             }
             (Some((index, offer)), None) => Some((vec![index], self.reason_alone(offer))),
@@ -166,17 +168,17 @@ impl BatcherCore {
         let mut overflow = None;
         let thin = |offer: &Offer| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
         for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
-            if !self.holds(records + offer.cut.records) {
+            if !self.holds(records + offer.partition_batch.records) {
                 overflow = overflow.or(Some(CloseReason::Count));
             } else if bytes + share(offer) > self.limits.payload_bytes_max {
                 overflow = overflow.or(Some(CloseReason::Bytes));
             } else {
                 chosen.push(index);
-                records += offer.cut.records;
+                records += offer.partition_batch.records;
                 bytes += share(offer);
             }
         }
-        let oldest = self.offers[*chosen.first()?].cut.oldest;
+        let oldest = self.offers[*chosen.first()?].partition_batch.oldest;
         if records == self.limits.records_max {
             return Some((chosen, CloseReason::Count));
         }
@@ -203,7 +205,7 @@ impl BatcherCore {
     fn reason_alone(&self, offer: &Offer) -> CloseReason {
         if offer.alone {
             CloseReason::Retry
-        } else if offer.cut.records == self.limits.records_max {
+        } else if offer.partition_batch.records == self.limits.records_max {
             CloseReason::Count
         } else {
             CloseReason::Bytes
@@ -216,11 +218,11 @@ fn may_be_sealed(offer: &Offer, now: Moment, may_start: &dyn Fn(i32) -> bool) ->
 }
 
 fn goes_alone(offer: &Offer) -> bool {
-    offer.alone || offer.cut.full
+    offer.alone || offer.partition_batch.full
 }
 
 fn share(offer: &Offer) -> usize {
-    offer.key_bytes + offer.cut.payload_bytes
+    offer.key_bytes + offer.partition_batch.payload_bytes
 }
 
 #[cfg(test)]
@@ -240,13 +242,13 @@ mod tests {
     }
 
     fn offer(partition: i32, records: u32, bytes: usize, oldest_ms: u64) -> Offer {
-        let mut cut = PartitionBatch::empty(Offset(0));
-        cut.records = records;
-        cut.payload_bytes = bytes;
-        cut.oldest = at(oldest_ms);
-        cut.full = records == LIMITS.records_max;
+        let mut partition_batch = PartitionBatch::empty(Offset(0));
+        partition_batch.records = records;
+        partition_batch.payload_bytes = bytes;
+        partition_batch.oldest = at(oldest_ms);
+        partition_batch.full = records == LIMITS.records_max;
         let (epoch, seq, attempt) = (Epoch(1), 1, 1);
-        Offer { partition, epoch, seq, cut, attempt, alone: false, key_bytes: 10, expires: None }
+        Offer { partition, epoch, seq, partition_batch, attempt, alone: false, key_bytes: 10, expires: None }
     }
 
     fn any(_: i32) -> bool {

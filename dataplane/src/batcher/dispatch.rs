@@ -52,7 +52,8 @@ impl BatcherActor {
         let sent = self.register_in_flight(plan, now);
         self.parts.status.sealed(plan.records(), plan.payload_bytes, plan.reason);
         for part in &plan.parts {
-            let sealed = OfferSealed { epoch: part.epoch, seq: part.seq, end: part.cut.range.end, batch };
+            let sealed =
+                OfferSealed { epoch: part.epoch, seq: part.seq, end: part.partition_batch.range.end, batch };
             if let Some((_, replies)) = self.partitions.get(&part.partition) {
                 let _ = post(&replies.sealed, sealed);
             }
@@ -95,7 +96,7 @@ impl BatcherActor {
 
     fn context_of(&self, plan: &SealedBatch, attempt: u32) -> ClientContext {
         let ranges: Vec<(i32, OffsetRange)> =
-            plan.parts.iter().map(|part| (part.partition, part.cut.range)).collect();
+            plan.parts.iter().map(|part| (part.partition, part.partition_batch.range)).collect();
         ClientContext {
             mapping: self.parts.mapping,
             batch: batch_key(&self.parts.topic, &ranges),
@@ -110,7 +111,8 @@ impl BatcherActor {
             let enter = || self.parts.in_flight.enter(self.parts.mapping, &key, &self.parts.longest_run, now);
             self.parts.epochs.enter(part.partition, part.epoch, enter)
         };
-        let oldest = |part: &Offer| part.cut.slices.first().map(|slice| slice.header.base_timestamp);
+        let oldest =
+            |part: &Offer| part.partition_batch.runs.first().map(|slice| slice.header.base_timestamp);
         InFlightBatch {
             members: plan.parts.iter().map(|part| self.member_of(part)).collect(),
             flights: plan.parts.iter().filter_map(enter).collect(),
@@ -122,7 +124,7 @@ impl BatcherActor {
 
     /// Returns a partition's share. Its records are kept only if the response may name single ones.
     fn member_of(&self, part: &Offer) -> BatchShare {
-        let cut = self.parts.partial_responses.then(|| part.cut.clone());
-        BatchShare { partition: part.partition, epoch: part.epoch, cut }
+        let partition_batch = self.parts.partial_responses.then(|| part.partition_batch.clone());
+        BatchShare { partition: part.partition, epoch: part.epoch, partition_batch }
     }
 }

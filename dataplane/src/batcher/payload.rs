@@ -61,7 +61,7 @@ pub fn write(plan: &SealedBatch, envelope: &EventEnvelope, buffer: BytesMut) -> 
     let mut writer = EventWriter::new(envelope, buffer);
     for part in &plan.parts {
         writer.begin_partition(part.partition);
-        for slice in &part.cut.slices {
+        for slice in &part.partition_batch.runs {
             for record in slice.walk() {
                 writer.record(&record);
             }

@@ -19,7 +19,7 @@ pub struct BatchShare {
     /// Ownership epoch.
     pub epoch: Epoch,
     /// Records of the share, kept if the function may report single ones.
-    pub cut: Option<PartitionBatch>,
+    pub partition_batch: Option<PartitionBatch>,
 }
 
 /// Context of an outcome that its resolution needs.
@@ -175,10 +175,11 @@ fn named_in(
         named.entry(item.partition).or_default().insert(item.offset);
     }
     for (partition, offsets) in &named {
-        let cut = members.iter().find(|member| member.partition == *partition);
-        let cut = cut.and_then(|member| member.cut.as_ref());
-        let cut = cut.ok_or_else(|| format!("partition {topic}-{partition} was not in the batch"))?;
-        let found = cut.walk().filter(|record| offsets.contains(&record.offset)).count();
+        let partition_batch = members.iter().find(|member| member.partition == *partition);
+        let partition_batch = partition_batch.and_then(|member| member.partition_batch.as_ref());
+        let partition_batch =
+            partition_batch.ok_or_else(|| format!("partition {topic}-{partition} was not in the batch"))?;
+        let found = partition_batch.walk().filter(|record| offsets.contains(&record.offset)).count();
         if found < offsets.len() {
             return Err(format!("it names offsets of {topic}-{partition} that were not in the batch"));
         }
@@ -198,7 +199,7 @@ mod tests {
         let member = |partition: &i32| BatchShare {
             partition: *partition,
             epoch: Epoch(1),
-            cut: Some(cut_of(&records)),
+            partition_batch: Some(cut_of(&records)),
         };
         partitions.iter().map(member).collect()
     }

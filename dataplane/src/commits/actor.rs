@@ -42,11 +42,11 @@ pub type CommitFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Commit interface of the group's member.
 pub trait CommitPort: Send + Sync {
-    /// Commits all of `frontiers` in one request. The future may outlive the caller's interest.
-    fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer>;
+    /// Commits all of `requests` in one request. The future may outlive the caller's interest.
+    fn commit(&self, requests: Vec<CommitRequest>) -> CommitFuture<CommitAnswer>;
 
-    /// Returns the partitions for which the group's commits differ from `frontiers`, or `None` if the read failed.
-    fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>>;
+    /// Returns the partitions for which the group's commits differ from `requests`, or `None` if the read failed.
+    fn read_back(&self, requests: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>>;
 
     /// Reports to the operator that the group has rejected `frontier` permanently and holds `acknowledged`.
     fn given_up(&self, frontier: &CommitRequest, acknowledged: Option<Offset>);
@@ -99,11 +99,11 @@ impl CommitterActor {
         if self.resting {
             return;
         }
-        let frontiers = self.core.start();
-        if frontiers.is_empty() {
+        let requests = self.core.start();
+        if requests.is_empty() {
             return;
         }
-        let (answer, me) = (self.port.commit(frontiers), ctx.address().downgrade());
+        let (answer, me) = (self.port.commit(requests), ctx.address().downgrade());
         // Not aborted with the actor: that would not undo a request on the wire.
         actix_rt::spawn(async move {
             let panicked =
@@ -116,11 +116,11 @@ impl CommitterActor {
     }
 
     fn read_back(&mut self, ctx: &mut Context<Self>) {
-        let frontiers = self.core.start_read_back(clock::now());
-        if frontiers.is_empty() {
+        let requests = self.core.start_read_back(clock::now());
+        if requests.is_empty() {
             return;
         }
-        let (read, me) = (self.port.read_back(frontiers), ctx.address().downgrade());
+        let (read, me) = (self.port.read_back(requests), ctx.address().downgrade());
         actix_rt::spawn(async move {
             let read = outcome("read-back", read).await.flatten();
             if let Some(me) = me.upgrade() {

@@ -41,15 +41,15 @@ const REFUSALS_MAX: u32 = 8;
 /// name, so the latter would count for the current topic. A commit sent while the topic is being recreated carries
 /// the old id in its metadata, and is ignored for the new topic.
 pub(crate) fn split_by_topic(
-    frontiers: Vec<CommitRequest>,
+    requests: Vec<CommitRequest>,
     now: Option<TopicId>,
 ) -> (Vec<CommitRequest>, Vec<CommitRequest>) {
-    frontiers.into_iter().partition(|frontier| !is_another(frontier.topic, now))
+    requests.into_iter().partition(|frontier| !is_another(frontier.topic, now))
 }
 
-/// Converts `frontiers` to the offsets of a request.
+/// Converts `requests` to the offsets of a request.
 pub fn offsets_of(
-    frontiers: Vec<CommitRequest>,
+    requests: Vec<CommitRequest>,
     partitions_at_activation: i32,
 ) -> BTreeMap<i32, OffsetAndMetadata> {
     let offset_of = |frontier: CommitRequest| {
@@ -57,7 +57,7 @@ pub fn offsets_of(
         let metadata = CommitMetadata { partitions_at_activation, topic, progress }.encode();
         (partition, OffsetAndMetadata { offset, leader_epoch, metadata })
     };
-    frontiers.into_iter().map(offset_of).collect()
+    requests.into_iter().map(offset_of).collect()
 }
 
 /// Commit state of one member.

@@ -67,8 +67,11 @@ impl FailureEncoder {
             FailureDestination::Bucket(bucket) => {
                 let key = object_key(self.mapping, &self.topic, facts.partition, facts.at, facts.random);
                 let body = if has_content {
-                    let cut = &facts.records.batch;
-                    object_record(&failure, &self.event(facts.partition, cut.payload_bytes, cut.walk()))
+                    let partition_batch = &facts.records.batch;
+                    object_record(
+                        &failure,
+                        &self.event(facts.partition, partition_batch.payload_bytes, partition_batch.walk()),
+                    )
                 } else {
                     queue_record(&failure).into_bytes()
                 };
@@ -163,9 +166,9 @@ impl FailureEncoder {
     }
 
     fn failure(&self, facts: &FailureContext<'_>) -> Option<FailureDetails> {
-        let (records, cut) = (facts.records, &facts.records.batch);
-        let first = point(&cut.walk().next()?);
-        let last = cut.walk().last().map_or(first, |record| point(&record));
+        let (records, partition_batch) = (facts.records, &facts.records.batch);
+        let first = point(&partition_batch.walk().next()?);
+        let last = partition_batch.walk().last().map_or(first, |record| point(&record));
         let answer = records.last.as_ref().and_then(|failure| failure.answer.clone());
         let request_id = answer.as_ref().and_then(|answer| answer.request_id.clone());
         let base = self.envelope.base_bytes() + self.envelope.partition_bytes(facts.partition, true);
@@ -186,8 +189,8 @@ impl FailureEncoder {
             timestamp: facts.at,
             source: self.source.clone(),
             topic: Arc::clone(&self.topic),
-            batch_size: cut.records,
-            payload_bytes: (base + cut.payload_bytes) as u64,
+            batch_size: partition_batch.records,
+            payload_bytes: (base + partition_batch.payload_bytes) as u64,
             partitions: vec![FailedPartition { partition: facts.partition, first, last }],
         })
     }

@@ -401,7 +401,7 @@ mod tests {
         let DeadLetterLoad::Records { records, .. } = &mut dead_letter_request.load else {
             panic!("records")
         };
-        records.batch.slices[0].unheld = true;
+        records.batch.runs[0].unheld = true;
         assert_eq!(
             dead_letters(&post, "kafka://failed", false).send_dead_letter(dead_letter_request).await,
             DeadLetterResult::Acknowledged

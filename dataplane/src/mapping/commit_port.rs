@@ -40,18 +40,18 @@ impl GroupCommits {
 }
 
 impl CommitPort for GroupCommits {
-    fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer> {
+    fn commit(&self, requests: Vec<CommitRequest>) -> CommitFuture<CommitAnswer> {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
-        let accounts = accounts(&frontiers);
-        let (frontiers, outdated) = split_by_topic(frontiers, self.membership.topic_id());
+        let audit_entries = audit_entries(&requests);
+        let (requests, outdated) = split_by_topic(requests, self.membership.topic_id());
         // Their topic is gone, and its committed offsets with it.
         let outdated = outdated.into_iter().map(|frontier| (frontier.partition, CommitOutcome::Done));
-        let offsets = offsets_of(frontiers, partitions_at_activation);
+        let offsets = offsets_of(requests, partitions_at_activation);
         let (membership, audit, mapping) = (self.membership.clone(), self.audit.clone(), self.mapping);
         let mut outcomes: HashMap<i32, CommitOutcome> = outdated.collect();
         Box::pin(async move {
             // Audit before the commit: a committed offset has its outcome on record even if the process dies.
-            for (topic, entries) in accounts {
+            for (topic, entries) in audit_entries {
                 audit.append_of(mapping, topic, entries).await;
             }
             if !offsets.is_empty() {
@@ -62,16 +62,16 @@ impl CommitPort for GroupCommits {
         })
     }
 
-    fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>> {
+    fn read_back(&self, requests: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>> {
         let (membership, activated) = (self.membership.clone(), self.activated.load(Ordering::Relaxed));
-        let (frontiers, _) = split_by_topic(frontiers, self.membership.topic_id());
+        let (requests, _) = split_by_topic(requests, self.membership.topic_id());
         Box::pin(async move {
-            let partitions: Vec<i32> = frontiers.iter().map(|frontier| frontier.partition).collect();
+            let partitions: Vec<i32> = requests.iter().map(|frontier| frontier.partition).collect();
             if partitions.is_empty() {
                 return Some(Vec::new());
             }
             match membership.read_back(&partitions).await {
-                Ok(theirs) => Some(mismatched_partitions(frontiers, activated, &theirs)),
+                Ok(theirs) => Some(mismatched_partitions(requests, activated, &theirs)),
                 Err(error) => {
                     tracing::debug!(%error, "what is committed could not be read back; trying again");
                     None
@@ -113,7 +113,7 @@ fn no_answer(failure: CommitFailure) -> CommitError {
 }
 
 /// Groups the passed offset ranges by topic. There is more than one topic only while a topic is recreated.
-fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditEntry>> {
+fn audit_entries(requests: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditEntry>> {
     let at = clock::wall_ms();
     let of = |frontier: &CommitRequest| {
         let partition = frontier.partition;
@@ -125,11 +125,11 @@ fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditE
         };
         frontier.passed.iter().map(entry).collect::<Vec<_>>()
     };
-    let mut accounts: BTreeMap<Option<TopicId>, Vec<AuditEntry>> = BTreeMap::new();
-    for frontier in frontiers.iter().filter(|frontier| !frontier.passed.is_empty()) {
-        accounts.entry(frontier.topic).or_default().extend(of(frontier));
+    let mut audit_entries: BTreeMap<Option<TopicId>, Vec<AuditEntry>> = BTreeMap::new();
+    for frontier in requests.iter().filter(|frontier| !frontier.passed.is_empty()) {
+        audit_entries.entry(frontier.topic).or_default().extend(of(frontier));
     }
-    accounts
+    audit_entries
 }
 
 /// Maps an error code to the outcome of a commit. Rebalancing, loading, moved coordinators and timeouts are retried:

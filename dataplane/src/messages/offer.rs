@@ -44,7 +44,7 @@ pub struct Offer {
     /// Sequence number of the offer.
     pub seq: u64,
     /// Offered records.
-    pub cut: PartitionBatch,
+    pub partition_batch: PartitionBatch,
     /// Attempt number, from 1.
     pub attempt: u32,
     /// True if it must not share a batch with other partitions: a retry, or a part of a failed batch.

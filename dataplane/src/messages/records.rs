@@ -56,7 +56,7 @@ pub struct PartitionBatchLimits {
 #[derive(Clone, Debug)]
 pub struct PartitionBatch {
     /// The records, as views.
-    pub slices: Vec<RecordRun>,
+    pub runs: Vec<RecordRun>,
     /// Offsets that the batch resolves, including gaps and control records between and after its records.
     pub range: OffsetRange,
     /// Number of records.
@@ -75,7 +75,7 @@ impl PartitionBatch {
     /// Creates an empty batch at `first`.
     pub fn empty(first: Offset) -> Self {
         Self {
-            slices: Vec::new(),
+            runs: Vec::new(),
             range: OffsetRange { first, end: first },
             records: 0,
             payload_bytes: 0,
@@ -106,12 +106,12 @@ impl PartitionBatch {
 
     /// True if a record was too large to hold. It is then the only record, and has no content.
     pub fn is_unheld(&self) -> bool {
-        self.slices.iter().any(|slice| slice.unheld)
+        self.runs.iter().any(|slice| slice.unheld)
     }
 
     /// Iterates over the records in order.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
-        self.slices.iter().flat_map(RecordRun::walk)
+        self.runs.iter().flat_map(RecordRun::walk)
     }
 
     /// Returns a batch of those records of `range` that `keep` accepts. It resolves all of `range` and never grows
@@ -124,7 +124,7 @@ impl PartitionBatch {
         mut keep: impl FnMut(&Record<'_>) -> bool,
     ) -> Self {
         let mut chosen = Self { range, oldest: self.oldest, full: true, ..Self::empty(range.first) };
-        for slice in &self.slices {
+        for slice in &self.runs {
             slice
                 .select_into(&mut chosen, sizer, &mut |record| range.contains(record.offset) && keep(record));
         }
@@ -165,11 +165,11 @@ impl RecordRun {
                 into.payload_bytes += sizer.record_bytes(&record, into.records == 0);
                 into.records += 1;
             } else if run.records > 0 {
-                into.slices.push(std::mem::replace(&mut run, self.run_at(walk.at())));
+                into.runs.push(std::mem::replace(&mut run, self.run_at(walk.at())));
             }
         }
         if run.records > 0 {
-            into.slices.push(run);
+            into.runs.push(run);
         }
     }
 

@@ -147,12 +147,12 @@ impl PartitionActor {
     ) {
         let effects = {
             let (inflater, budget) = (&*self.context.inflater, &self.context.budget);
-            let mut opener =
+            let mut batch_opener =
                 LeasedDecompressor { inflater, budget, limits: self.context.limits, spent: 0, granted };
             let mut context = CoreContext {
-                opener: &mut opener,
+                batch_opener: &mut batch_opener,
                 sizer: &self.context,
-                sieve: &self.context,
+                record_filter: &self.context,
                 wall: clock::wall_ms(),
             };
             event(&mut self.core, &mut context)
@@ -189,13 +189,13 @@ impl PartitionActor {
                 self.counted_frontier = request.offset;
                 let _ = post(&self.committer.requests, request);
             }
-            PartitionEffect::DeadLetter { ticket, records, condition } => {
-                self.send_dead_letter(ticket, DeadLetterLoad::Records { records, condition }, ctx);
+            PartitionEffect::DeadLetter { request_id, records, condition } => {
+                self.send_dead_letter(request_id, DeadLetterLoad::Records { records, condition }, ctx);
             }
-            PartitionEffect::DeadLetterRaw { ticket, batch } => {
-                self.send_dead_letter(ticket, DeadLetterLoad::Raw(batch), ctx);
+            PartitionEffect::DeadLetterRaw { request_id, batch } => {
+                self.send_dead_letter(request_id, DeadLetterLoad::Raw(batch), ctx);
             }
-            PartitionEffect::CancelDeadLetter { ticket } => self.cancel_dead_letter(ticket),
+            PartitionEffect::CancelDeadLetter { request_id } => self.cancel_dead_letter(request_id),
             PartitionEffect::WakeAt(when) => {
                 ctx.run_later(when.since(clock::now()), Self::wake);
             }

@@ -14,13 +14,13 @@ use crate::runtime::outbox::post;
 #[derive(Message)]
 #[rtype(result = "()")]
 struct DeadLetterEnded {
-    ticket: u64,
+    request_id: u64,
     dead_letter_result: DeadLetterResult,
 }
 
 /// Reports the end of a dead letter, even if its task dies.
 struct DeadLetterGuard {
-    ticket: u64,
+    request_id: u64,
     dead_letter_result: DeadLetterResult,
     to: actix::Recipient<DeadLetterEnded>,
 }
@@ -35,21 +35,26 @@ impl Drop for DeadLetterGuard {
     fn drop(&mut self) {
         let _ = post(
             &self.to,
-            DeadLetterEnded { ticket: self.ticket, dead_letter_result: self.dead_letter_result },
+            DeadLetterEnded { request_id: self.request_id, dead_letter_result: self.dead_letter_result },
         );
     }
 }
 
 impl PartitionActor {
-    pub(super) fn send_dead_letter(&mut self, ticket: u64, load: DeadLetterLoad, ctx: &mut Context<Self>) {
+    pub(super) fn send_dead_letter(
+        &mut self,
+        request_id: u64,
+        load: DeadLetterLoad,
+        ctx: &mut Context<Self>,
+    ) {
         let answer = DeadLetterGuard {
-            ticket,
+            request_id,
             dead_letter_result: DeadLetterResult::Stopped,
             to: ctx.address().recipient(),
         };
         let Some(dead_letters) = self.dead_letters.clone() else { return };
         let (stop, stopped) = oneshot::channel();
-        self.dead_letter_request = Some((ticket, stop));
+        self.dead_letter_request = Some((request_id, stop));
         let sent = dead_letters.send_dead_letter(DeadLetterRequest {
             partition: self.id.clone(),
             load,
@@ -60,8 +65,8 @@ impl PartitionActor {
         });
     }
 
-    pub(super) fn cancel_dead_letter(&mut self, ticket: u64) {
-        self.dead_letter_request.take_if(|(sent, _)| *sent == ticket);
+    pub(super) fn cancel_dead_letter(&mut self, request_id: u64) {
+        self.dead_letter_request.take_if(|(sent, _)| *sent == request_id);
     }
 
     pub(super) fn show_failing(&self) {
@@ -91,9 +96,9 @@ impl Handler<DeadLetterEnded> for PartitionActor {
             DeadLetterResult::Dropped => self.status.dropped(records),
             DeadLetterResult::Stopped => {}
         }
-        self.dead_letter_request.take_if(|(sent, _)| *sent == ended.ticket);
+        self.dead_letter_request.take_if(|(sent, _)| *sent == ended.request_id);
         self.step(ctx, |core, context| {
-            core.dead_letter_result(clock::now(), ended.ticket, ended.dead_letter_result, context)
+            core.dead_letter_result(clock::now(), ended.request_id, ended.dead_letter_result, context)
         });
     }
 }

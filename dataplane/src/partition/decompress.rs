@@ -308,11 +308,16 @@ mod tests {
         ) -> PartitionEffects {
             let (inflater, budget) = (&self.inflater, &self.budget);
             let limits = PieceLimits::of(LIMIT);
-            let mut opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
-            let opener = &mut opener;
+            let mut batch_opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
+            let batch_opener = &mut batch_opener;
             event(
                 &mut self.core,
-                &mut CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) },
+                &mut CoreContext {
+                    batch_opener,
+                    sizer: &PlainTools,
+                    record_filter: &PlainTools,
+                    wall: TimestampMs(0),
+                },
             )
         }
 
@@ -385,9 +390,11 @@ mod tests {
 
     fn offered(effects: &PartitionEffects) -> Option<(u64, Offset, Vec<i64>)> {
         effects.iter().find_map(|effect| match effect {
-            PartitionEffect::Offer(Offer { seq, cut, .. }) => {
-                Some((*seq, cut.range.end, cut.walk().map(|record| record.offset.0).collect()))
-            }
+            PartitionEffect::Offer(Offer { seq, partition_batch, .. }) => Some((
+                *seq,
+                partition_batch.range.end,
+                partition_batch.walk().map(|record| record.offset.0).collect(),
+            )),
             _ => None,
         })
     }
@@ -425,10 +432,10 @@ mod tests {
             pressed.step(None, PartitionCore::give_back);
             assert_eq!(pressed.budget.leased(), frame_bytes, "offered records are kept");
             let until = NOW + std::time::Duration::from_secs(5);
-            let again = |pressed: &mut PressedPartition, seq, ticket| {
+            let again = |pressed: &mut PressedPartition, seq, request_id| {
                 pressed.step(None, |core, context| {
-                    core.sealed(seq, end, BatchId(ticket), context);
-                    core.resolved(NOW, BatchId(ticket), BatchResolution::Again { at: until }, context)
+                    core.sealed(seq, end, BatchId(request_id), context);
+                    core.resolved(NOW, BatchId(request_id), BatchResolution::Again { at: until }, context)
                 })
             };
             again(&mut pressed, seq, 1);
@@ -436,7 +443,7 @@ mod tests {
             assert!(effects.iter().any(|effect| matches!(effect, PartitionEffect::Pause)), "{effects:?}");
             assert_eq!((pressed.core.position(), pressed.core.buffered_bytes()), (Offset(8), 0));
             assert!(pressed.budget.leased() < frame_bytes / 2, "only records to retry are held");
-            for ticket in 2..5 {
+            for request_id in 2..5 {
                 let effects = pressed.step(None, |core, context| core.wake(until, context));
                 let (seq, _, same) = offered(&effects).expect("the same records are offered");
                 assert_eq!(
@@ -444,7 +451,7 @@ mod tests {
                     (&records, None),
                     "no fetch before the records are needed"
                 );
-                let effects = again(&mut pressed, seq, ticket);
+                let effects = again(&mut pressed, seq, request_id);
                 assert_eq!(wanted(&effects), None);
             }
             let (seq, ..) =
@@ -461,7 +468,7 @@ mod tests {
     #[test]
     fn mem_1_shared_frame_released_when_copy_fits() {
         let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
-        let other = pressed.core.work().batch.slices[0].hold.clone();
+        let other = pressed.core.work().batch.runs[0].hold.clone();
         let until = NOW + std::time::Duration::from_secs(5);
         pressed.step(None, |core, context| {
             core.sealed(seq, end, BatchId(1), context);

@@ -86,7 +86,7 @@ pub enum PartitionEffect {
     /// Send the records to the on-failure destination until it acknowledges them. Completed by `dead_letter_result`.
     DeadLetter {
         /// Number that identifies the dead letter.
-        ticket: u64,
+        request_id: u64,
         /// The records and their attempts.
         records: Box<AbandonedRecords>,
         /// Reason that they are not retried.
@@ -95,14 +95,14 @@ pub enum PartitionEffect {
     /// Send the bytes of an unreadable batch to the on-failure destination. Completed by `dead_letter_result`.
     DeadLetterRaw {
         /// Number that identifies the dead letter.
-        ticket: u64,
+        request_id: u64,
         /// The bytes.
         batch: RawBatch,
     },
     /// Stop sending. Completed by `dead_letter_result`, whose result is whichever came first.
     CancelDeadLetter {
         /// Number that identifies the dead letter.
-        ticket: u64,
+        request_id: u64,
     },
     /// Call `wake` at this time.
     WakeAt(Moment),
@@ -171,11 +171,11 @@ pub enum PartitionEvent {
 /// Resources that the actor lends to the core for one event.
 pub struct CoreContext<'a> {
     /// Decompresses batches within the memory budget.
-    pub opener: &'a mut dyn BatchOpener,
+    pub batch_opener: &'a mut dyn BatchOpener,
     /// Gives exact record sizes.
     pub sizer: &'a dyn RecordSizer,
     /// Applies the mapping's filters.
-    pub sieve: &'a dyn RecordFilter,
+    pub record_filter: &'a dyn RecordFilter,
     /// Wall clock time, for the age of records.
     pub wall: TimestampMs,
 }

@@ -28,7 +28,7 @@ const NOW: Moment = Moment::from_micros(1);
 /// Next owner of the partition, which resumes at 0.
 struct NextOwner {
     core: PartitionCore,
-    opener: Box<dyn BatchOpener>,
+    batch_opener: Box<dyn BatchOpener>,
 }
 
 impl NextOwner {
@@ -46,7 +46,7 @@ impl NextOwner {
             commit_window: CommitWindowLimits::CLOSED,
             buffer_bytes_target: 600,
         });
-        let mut successor = Self { core, opener: Box::new(PlainTools) };
+        let mut successor = Self { core, batch_opener: Box::new(PlainTools) };
         successor.step(|core, context| core.wake(NOW, context));
         successor
     }
@@ -55,10 +55,15 @@ impl NextOwner {
         &mut self,
         event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
     ) -> PartitionEffects {
-        let opener = &mut *self.opener;
+        let batch_opener = &mut *self.batch_opener;
         event(
             &mut self.core,
-            &mut CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) },
+            &mut CoreContext {
+                batch_opener,
+                sizer: &PlainTools,
+                record_filter: &PlainTools,
+                wall: TimestampMs(0),
+            },
         )
     }
 
@@ -225,17 +230,17 @@ fn com_1_h17_late_dead_letter_after_log_replacement_commits_nothing() {
             successor.fetch(&batch(0, 5, 0).into());
             let effects = successor.step(|core, context| core.committed(NOW, 1, context));
             let sent = effects.iter().find_map(|effect| match effect {
-                PartitionEffect::DeadLetter { ticket, .. } => Some(*ticket),
+                PartitionEffect::DeadLetter { request_id, .. } => Some(*request_id),
                 _ => None,
             });
-            let ticket = sent.expect("its attempts are exhausted");
+            let request_id = sent.expect("its attempts are exhausted");
             let effects = end(&mut successor);
             assert!(
                 effects.iter().any(|effect| matches!(effect, PartitionEffect::CancelDeadLetter { .. })),
                 "{effects:?}"
             );
             let late = successor
-                .step(|core, context| core.dead_letter_result(NOW, ticket, dead_letter_result, context));
+                .step(|core, context| core.dead_letter_result(NOW, request_id, dead_letter_result, context));
             assert!(late.is_empty(), "{dead_letter_result:?}: {late:?}");
         }
     }
@@ -279,7 +284,7 @@ impl BatchOpener for FailingOpener {
 #[test]
 fn h13_fetch_carries_leader_epoch_of_preceding_record() {
     let mut successor = NextOwner::of(None, FailureHandling::default());
-    successor.opener = Box::new(FailingOpener);
+    successor.batch_opener = Box::new(FailingOpener);
     let mut packed = batch(2, 2, 2);
     // Attributes: gzip.
     packed[22] = 1;

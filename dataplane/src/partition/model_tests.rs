@@ -91,15 +91,15 @@ pub(crate) fn cut_of(records: &Bytes) -> PartitionBatch {
     let received = buffer.receive(records, Offset(0), AbortedTransactions::default(), &hold(), now);
     assert!(received.damage.is_none());
     let limits = PartitionBatchLimits { records_max: 100, payload_bytes_max: 10_000 };
-    let mut cut = PartitionBatch::empty(Offset(0));
+    let mut partition_batch = PartitionBatch::empty(Offset(0));
     buffer.grow(
-        &mut cut,
+        &mut partition_batch,
         FillLimits { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None },
         &PlainTools,
         &PlainTools,
         &mut PlainTools,
     );
-    cut
+    partition_batch
 }
 
 pub(super) fn failure() -> Arc<AttemptFailure> {
@@ -279,10 +279,14 @@ impl PartitionModel {
         &mut self,
         event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
-        let mut opener = PlainTools;
-        let sieve = &self.log.refused;
-        let mut context =
-            CoreContext { opener: &mut opener, sizer: &PlainTools, sieve, wall: TimestampMs(0) };
+        let mut batch_opener = PlainTools;
+        let record_filter = &self.log.refused;
+        let mut context = CoreContext {
+            batch_opener: &mut batch_opener,
+            sizer: &PlainTools,
+            record_filter,
+            wall: TimestampMs(0),
+        };
         let effects = event(&mut self.core, self.now, &mut context);
         self.carry_out(effects);
     }
@@ -292,17 +296,18 @@ impl PartitionModel {
             match effect {
                 PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
                 PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
-                PartitionEffect::Offer(Offer { seq, cut, .. }) => {
+                PartitionEffect::Offer(Offer { seq, partition_batch, .. }) => {
                     assert!(self.flying.is_none(), "SLT-1: one invocation of a partition at a time");
                     assert!(
-                        cut.records <= LIMITS.records_max && cut.payload_bytes <= LIMITS.payload_bytes_max,
+                        partition_batch.records <= LIMITS.records_max
+                            && partition_batch.payload_bytes <= LIMITS.payload_bytes_max,
                         "LIM-1"
                     );
                     let is_new = self.offered.as_ref().is_none_or(|(offered, _)| *offered != seq);
                     if is_new {
-                        self.assert_within_window(&cut);
+                        self.assert_within_window(&partition_batch);
                     }
-                    let before = self.offered.replace((seq, cut));
+                    let before = self.offered.replace((seq, partition_batch));
                     self.earlier = before.filter(|(before, _)| *before == seq);
                 }
                 PartitionEffect::Withdraw { seq } => {
@@ -377,32 +382,32 @@ impl PartitionModel {
     }
 
     fn seal(&mut self) {
-        let Some((seq, cut)) = self.offered.take() else { return };
-        self.seal_as(seq, cut);
+        let Some((seq, partition_batch)) = self.offered.take() else { return };
+        self.seal_as(seq, partition_batch);
     }
 
     /// Seals the offer as it was before it grew: the batcher had not received the growth.
     fn seal_earlier(&mut self) {
-        let Some((seq, cut)) = self.earlier.take() else { return };
+        let Some((seq, partition_batch)) = self.earlier.take() else { return };
         if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
-            self.seal_as(seq, cut);
+            self.seal_as(seq, partition_batch);
         }
     }
 
-    fn seal_as(&mut self, seq: u64, cut: PartitionBatch) {
+    fn seal_as(&mut self, seq: u64, partition_batch: PartitionBatch) {
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
-        let end = cut.range.end;
+        let end = partition_batch.range.end;
         self.step(|core, _, context| {
             assert!(core.sealed(seq, end, batch, context));
             PartitionEffects::new()
         });
-        let offsets: Vec<i64> = cut
-            .slices
+        let offsets: Vec<i64> = partition_batch
+            .runs
             .iter()
             .flat_map(|slice| slice.walk().map(|record| record.offset.0).collect::<Vec<_>>())
             .collect();
-        assert_eq!(offsets.len(), cut.records as usize);
+        assert_eq!(offsets.len(), partition_batch.records as usize);
         self.flying = Some((batch, offsets));
     }
 
@@ -604,13 +609,18 @@ fn filtered_record_costs_no_allocation() {
         let frame = batch(0, &deltas, count - 1, false);
         let mut buffer = FetchBuffer::default();
         buffer.receive(&frame, Offset(0), AbortedTransactions::default(), &hold(), Moment::from_micros(1));
-        let (mut cut, refusing) = (PartitionBatch::empty(Offset(0)), RefusingFilter((0..count).collect()));
-        let reach =
+        let (mut partition_batch, refusing) =
+            (PartitionBatch::empty(Offset(0)), RefusingFilter((0..count).collect()));
+        let fill_limits =
             FillLimits { limits: LIMITS, end_max: None, frontier: Offset(0), known: &[], remembered: None };
         let counted = allocation_counter::measure(|| {
-            buffer.grow(&mut cut, reach, &PlainTools, &refusing, &mut PlainTools);
+            buffer.grow(&mut partition_batch, fill_limits, &PlainTools, &refusing, &mut PlainTools);
         });
-        assert_eq!((cut.excluded.len(), cut.range.end), (1, Offset(count)), "one range, whatever its length");
+        assert_eq!(
+            (partition_batch.excluded.len(), partition_batch.range.end),
+            (1, Offset(count)),
+            "one range, whatever its length"
+        );
         counted.count_total
     };
     assert_eq!(refuse(1_000), refuse(1));

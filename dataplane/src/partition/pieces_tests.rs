@@ -33,10 +33,10 @@ use crate::partition::reader::pieces::PieceLimits;
 pub(super) const MIB: usize = 1 << 20;
 const NOW: Moment = Moment::from_micros(1);
 
-/// Compresses the uncompressed batch `plain` with zstd and removes `cut` bytes at its end; the checksum is valid.
-pub(super) fn packed(plain: &[u8], cut: usize) -> Vec<u8> {
+/// Compresses the uncompressed batch `plain` with zstd and removes `removed_bytes` bytes at its end; the checksum is valid.
+pub(super) fn packed(plain: &[u8], removed_bytes: usize) -> Vec<u8> {
     let mut body = zstd::encode_all(&plain[61..], 1).expect("memory");
-    body.truncate(body.len() - cut);
+    body.truncate(body.len() - removed_bytes);
     sealed(&[&plain[..61], &body].concat(), 4)
 }
 
@@ -140,10 +140,14 @@ impl PieceDriver {
         event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
         let (inflater, budget, limits) = (&self.inflater, &self.budget, self.limits);
-        let mut opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
-        let opener = &mut opener;
-        let mut context =
-            CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
+        let mut batch_opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
+        let batch_opener = &mut batch_opener;
+        let mut context = CoreContext {
+            batch_opener,
+            sizer: &PlainTools,
+            record_filter: &PlainTools,
+            wall: TimestampMs(0),
+        };
         let effects = event(&mut self.core, self.now, &mut context);
         self.queue.extend(effects);
         self.leased_max = self.leased_max.max(self.budget.leased());
@@ -157,8 +161,8 @@ impl PieceDriver {
                 self.carry_out(effect);
             }
             let log_end = self.log_end();
-            if let Some((seq, cut)) = self.offer.take() {
-                self.deliver(seq, &cut);
+            if let Some((seq, partition_batch)) = self.offer.take() {
+                self.deliver(seq, &partition_batch);
             } else if let Some(position) = self.wanted.take_if(|position| position.0 < log_end) {
                 self.fetch(position);
             } else {
@@ -195,12 +199,12 @@ impl PieceDriver {
         });
     }
 
-    fn deliver(&mut self, seq: u64, cut: &PartitionBatch) {
-        for record in cut.walk() {
+    fn deliver(&mut self, seq: u64, partition_batch: &PartitionBatch) {
+        for record in partition_batch.walk() {
             let size = record.value.map_or(0, <[u8]>::len);
             assert_eq!(self.delivered.insert(record.offset.0, size), None, "{} twice", record.offset);
         }
-        let (batch, end) = (BatchId(self.batches), cut.range.end);
+        let (batch, end) = (BatchId(self.batches), partition_batch.range.end);
         self.batches += 1;
         self.step(None, |core, _, context| {
             assert!(core.sealed(seq, end, batch, context));
@@ -213,7 +217,9 @@ impl PieceDriver {
         match effect {
             PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
             PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
-            PartitionEffect::Offer(Offer { seq, cut, .. }) => self.offer = Some((seq, cut)),
+            PartitionEffect::Offer(Offer { seq, partition_batch, .. }) => {
+                self.offer = Some((seq, partition_batch))
+            }
             PartitionEffect::ContinueSoon => {
                 self.turns += 1;
                 self.step(None, PartitionCore::wake);
@@ -234,17 +240,17 @@ impl PieceDriver {
                 }
                 self.step(None, |core, now, context| core.committed(now, seq, context));
             }
-            PartitionEffect::DeadLetter { ticket, records, .. } => {
+            PartitionEffect::DeadLetter { request_id, records, .. } => {
                 assert!(records.batch.is_unheld());
                 self.unheld.extend(records.batch.walk().map(|record| record.offset.0));
                 self.step(None, |core, now, context| {
-                    core.dead_letter_result(now, ticket, DeadLetterResult::Acknowledged, context)
+                    core.dead_letter_result(now, request_id, DeadLetterResult::Acknowledged, context)
                 });
             }
-            PartitionEffect::DeadLetterRaw { ticket, batch } => {
+            PartitionEffect::DeadLetterRaw { request_id, batch } => {
                 self.raw.push(batch);
                 self.step(None, |core, now, context| {
-                    core.dead_letter_result(now, ticket, DeadLetterResult::Acknowledged, context)
+                    core.dead_letter_result(now, request_id, DeadLetterResult::Acknowledged, context)
                 });
             }
             PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)) => panic!("{refused}"),
@@ -305,13 +311,13 @@ fn mem_1_batch_delivered_while_others_hold_budget() {
 fn mem_1_alo_1_batch_released_between_pieces_delivered_once() {
     let log = packed(&values(0, &[300_000; 40]), 0);
     let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
-    let (seq, cut) = driver.next_offer();
-    let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
+    let (seq, partition_batch) = driver.next_offer();
+    let (end, again) = (partition_batch.range.end, NOW + std::time::Duration::from_secs(5));
     assert!(
         (1..40).contains(&end.0) && driver.core.buffered_bytes() > 0,
         "a piece ends within the batch: {end}"
     );
-    drop(cut);
+    drop(partition_batch);
     driver.step(None, |core, now, context| {
         assert!(core.sealed(seq, end, BatchId(1_000), context));
         core.resolved(now, BatchId(1_000), BatchResolution::Again { at: again }, context)

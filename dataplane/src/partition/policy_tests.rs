@@ -63,7 +63,7 @@ enum PolicyStep {
 #[derive(Debug)]
 struct ShownOffer {
     seq: u64,
-    cut: PartitionBatch,
+    partition_batch: PartitionBatch,
     expires: Option<Moment>,
 }
 
@@ -140,9 +140,13 @@ impl PolicyModel {
         &mut self,
         event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
-        let mut opener = PlainTools;
-        let mut context =
-            CoreContext { opener: &mut opener, sizer: &PlainTools, sieve: &self.refusing, wall: self.wall };
+        let mut batch_opener = PlainTools;
+        let mut context = CoreContext {
+            batch_opener: &mut batch_opener,
+            sizer: &PlainTools,
+            record_filter: &self.refusing,
+            wall: self.wall,
+        };
         let effects = event(&mut self.core, self.now, &mut context);
         for effect in effects {
             self.carry_out(effect);
@@ -153,21 +157,24 @@ impl PolicyModel {
         match effect {
             PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
             PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
-            PartitionEffect::Offer(Offer { seq, cut, expires, .. }) => {
+            PartitionEffect::Offer(Offer { seq, partition_batch, expires, .. }) => {
                 assert!(
                     self.flying.is_none() && self.dead_letter_request.is_none(),
                     "SLT-1: one invocation or dead letter at a time"
                 );
-                assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
-                let first = cut.walk().next().expect("a record").offset;
+                assert!(
+                    partition_batch.records > 0 && partition_batch.records <= LIMITS.records_max,
+                    "LIM-1"
+                );
+                let first = partition_batch.walk().next().expect("a record").offset;
                 let before = OffsetRange { first: Offset(0), end: first };
                 assert_eq!(self.core.ledger().open_in(before), [], "ORD-1");
-                for offset in offsets(&cut).into_iter().map(Offset) {
+                for offset in offsets(&partition_batch).into_iter().map(Offset) {
                     let one = OffsetRange { first: offset, end: offset.next() };
                     assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: invoked despite an outcome");
                     assert!(!self.promised.contains(&offset.0), "{offset} was to be skipped before");
                 }
-                let before = self.offered.replace(ShownOffer { seq, cut, expires });
+                let before = self.offered.replace(ShownOffer { seq, partition_batch, expires });
                 self.earlier = before.filter(|before| before.seq == seq);
             }
             PartitionEffect::Withdraw { seq } => {
@@ -181,14 +188,14 @@ impl PolicyModel {
                 }
                 self.commits.push((seq, offset, progress, passed));
             }
-            PartitionEffect::DeadLetter { ticket, records, .. } => {
+            PartitionEffect::DeadLetter { request_id, records, .. } => {
                 assert!(self.policy.has_destination && self.dead_letter_request.is_none());
-                self.dead_letter_request = Some((ticket, offsets(&records.batch)));
+                self.dead_letter_request = Some((request_id, offsets(&records.batch)));
             }
-            PartitionEffect::CancelDeadLetter { ticket } => {
-                if self.dead_letter_request.take_if(|(sent, _)| *sent == ticket).is_some() {
+            PartitionEffect::CancelDeadLetter { request_id } => {
+                if self.dead_letter_request.take_if(|(sent, _)| *sent == request_id).is_some() {
                     self.step(|core, now, context| {
-                        core.dead_letter_result(now, ticket, DeadLetterResult::Stopped, context)
+                        core.dead_letter_result(now, request_id, DeadLetterResult::Stopped, context)
                     });
                 }
             }
@@ -253,8 +260,8 @@ impl PolicyModel {
             }
             PolicyStep::TooLarge => {
                 let again_at = self.now;
-                self.resolve(|world, cut| {
-                    world.count_failure(cut);
+                self.resolve(|world, partition_batch| {
+                    world.count_failure(partition_batch);
                     BatchResolution::TooLarge { mixed: false, failure: failure(), again_at }
                 });
             }
@@ -304,36 +311,36 @@ impl PolicyModel {
     }
 
     fn seal(&mut self, shown: Option<ShownOffer>) {
-        let Some(ShownOffer { seq, cut, .. }) = shown else { return };
-        let (batch, end) = (BatchId(self.next_batch), cut.range.end);
+        let Some(ShownOffer { seq, partition_batch, .. }) = shown else { return };
+        let (batch, end) = (BatchId(self.next_batch), partition_batch.range.end);
         self.next_batch += 1;
         if let Some(age_max) = self.policy.record_age_max {
-            let old = cut.walk().find(|record| is_expired(record, age_max, self.wall));
+            let old = partition_batch.walk().find(|record| is_expired(record, age_max, self.wall));
             assert!(old.is_none(), "an expired record was sent, at {}: {old:?}", self.wall.0);
         }
         self.step(|core, _, context| {
             assert!(core.sealed(seq, end, batch, context));
             PartitionEffects::new()
         });
-        self.flying = Some((batch, cut));
+        self.flying = Some((batch, partition_batch));
     }
 
     fn resolve(&mut self, resolution: impl FnOnce(&mut Self, &PartitionBatch) -> BatchResolution) {
-        let Some((batch, cut)) = self.flying.take() else { return };
-        let resolution = resolution(self, &cut);
+        let Some((batch, partition_batch)) = self.flying.take() else { return };
+        let resolution = resolution(self, &partition_batch);
         self.step(|core, now, context| core.resolved(now, batch, resolution, context));
     }
 
-    fn count_failure(&mut self, cut: &PartitionBatch) {
-        for offset in offsets(cut) {
+    fn count_failure(&mut self, partition_batch: &PartitionBatch) {
+        for offset in offsets(partition_batch) {
             *self.tries.entry(offset).or_default() += 1;
             *self.failures.entry(offset).or_default() += 1;
         }
     }
 
     fn answer(&mut self) {
-        self.resolve(|world, cut| {
-            let all = offsets(cut);
+        self.resolve(|world, partition_batch| {
+            let all = offsets(partition_batch);
             let tried = if world.says == ResponseStyle::StopsAtFirst { 1 } else { usize::MAX };
             let fails = |offset: &i64| world.fails.get(offset).is_some_and(|left| *left > 0);
             let bad: BTreeSet<i64> = all.iter().copied().filter(fails).take(tried).collect();
@@ -346,7 +353,7 @@ impl PolicyModel {
                 world.answered_for.extend(all);
                 return BatchResolution::Delivered;
             }
-            world.count_failure(cut);
+            world.count_failure(partition_batch);
             match world.says {
                 ResponseStyle::AllOrNothing => {
                     BatchResolution::Failed { mixed: false, failure: failure(), again_at }
@@ -380,17 +387,17 @@ impl PolicyModel {
     }
 
     fn send_dead_letter(&mut self, dead_letter_result: DeadLetterResult) {
-        let Some((ticket, records)) = self.dead_letter_request.take() else { return };
+        let Some((request_id, records)) = self.dead_letter_request.take() else { return };
         if dead_letter_result == DeadLetterResult::Acknowledged {
             self.at_destination.extend(records);
         }
-        self.step(|core, now, context| core.dead_letter_result(now, ticket, dead_letter_result, context));
+        self.step(|core, now, context| core.dead_letter_result(now, request_id, dead_letter_result, context));
     }
 
     /// Simulates `kill -9`: only the committed progress survives, as text.
     fn die(&mut self) {
-        if let Some((_, cut)) = self.flying.take() {
-            for offset in offsets(&cut) {
+        if let Some((_, partition_batch)) = self.flying.take() {
+            for offset in offsets(&partition_batch) {
                 *self.tries.entry(offset).or_default() += 1;
             }
         }
@@ -478,8 +485,8 @@ fn core(
     })
 }
 
-fn offsets(cut: &PartitionBatch) -> Vec<i64> {
-    cut.walk().map(|record| record.offset.0).collect()
+fn offsets(partition_batch: &PartitionBatch) -> Vec<i64> {
+    partition_batch.walk().map(|record| record.offset.0).collect()
 }
 
 /// The age of the oldest record is shown. If resolved records counted, it would grow forever.
@@ -641,10 +648,14 @@ fn mem_1_offers_schedule_one_expiry_wakeup() {
     let policy =
         FailureHandling { record_age_max: Some(Duration::from_secs(3_600)), ..FailureHandling::default() };
     let mut core = core(policy, 0, Offset(0), None, None);
-    let (mut calls, now, mut opener) = (0, Moment::from_micros(1), PlainTools);
+    let (mut calls, now, mut batch_opener) = (0, Moment::from_micros(1), PlainTools);
     for round in 0..100i64 {
-        let mut context =
-            CoreContext { opener: &mut opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
+        let mut context = CoreContext {
+            batch_opener: &mut batch_opener,
+            sizer: &PlainTools,
+            record_filter: &PlainTools,
+            wall: TimestampMs(0),
+        };
         let (frame, hold) = (batch_at(round, &[(0, 10)], 0, false, |_| round), hold());
         let frame = FetchedFrame {
             position: Offset(round),
@@ -672,7 +683,7 @@ fn alo_1_offer_grown_after_seal_is_not_delivered() {
         PolicyModel::new(FailureHandling::default(), ResponseStyle::AllOrNothing, BTreeMap::new());
     world.take(PolicyStep::Fetch);
     world.take(PolicyStep::Fetch);
-    assert_eq!(offsets(&world.offered.as_ref().expect("grown").cut), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(offsets(&world.offered.as_ref().expect("grown").partition_batch), [0, 1, 2, 3, 4, 5, 6, 7]);
     for step in [PolicyStep::SealEarlier, PolicyStep::Answer, PolicyStep::Acknowledge] {
         world.take(step);
     }
@@ -926,7 +937,7 @@ fn alo_1_next_owner_retries_from_lowest_reported_record() {
         ] {
             world.take(step);
         }
-        let again = world.flying.as_ref().map(|(_, cut)| offsets(cut));
+        let again = world.flying.as_ref().map(|(_, partition_batch)| offsets(partition_batch));
         assert_eq!(again, Some(vec![2, 3, 4]), "the owner changes: {owner_changes}");
         world.finish();
         assert_eq!(world.outcomes[&4], Outcome::Delivered);

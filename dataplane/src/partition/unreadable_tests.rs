@@ -119,8 +119,8 @@ fn batch_with_false_length_is_shown() {
 #[test]
 fn accepted_skip_of_unreadable_carried_out_during_drain() {
     let mut driver = PieceDriver::new(damaged(|bytes| flipped(bytes, 100)), 0, MIB, PieceLimits::of(MIB));
-    let (seq, cut) = driver.next_offer();
-    let (end, batch) = (cut.range.end, BatchId(7));
+    let (seq, partition_batch) = driver.next_offer();
+    let (end, batch) = (partition_batch.range.end, BatchId(7));
     driver.step(None, |core, _, context| {
         assert!(core.sealed(seq, end, batch, context));
         PartitionEffects::new()

@@ -311,7 +311,7 @@ impl SimulatedNode {
         let member = |part: &Offer| BatchShare {
             partition: part.partition,
             epoch: part.epoch,
-            cut: partial.then(|| part.cut.clone()),
+            partition_batch: partial.then(|| part.partition_batch.clone()),
         };
         let members = plan.parts.iter().map(member).collect();
         let attempt = plan.parts.iter().map(|part| part.attempt).max().unwrap_or(1);
@@ -323,7 +323,7 @@ impl SimulatedNode {
             .parts
             .iter()
             .filter_map(|part| {
-                consumer.offered.remove(&part.partition).map(|since| since.max(part.cut.oldest))
+                consumer.offered.remove(&part.partition).map(|since| since.max(part.partition_batch.oldest))
             })
             .min()
             .map_or(0, |since| now.since(since.max(consumer.blocked).max(awake_since)).as_micros() as u64);
@@ -336,7 +336,7 @@ impl SimulatedNode {
             self.post(
                 env,
                 MessageMailbox::Partition(key.0, key.1.0),
-                NodeMessage::Sealed { key, seq: part.seq, end: part.cut.range.end, batch },
+                NodeMessage::Sealed { key, seq: part.seq, end: part.partition_batch.range.end, batch },
             );
         }
         self.invoker.carry((id, batch), CarriedInvocation { _credit: (slot, lease), shares, sent_at: now });
@@ -347,9 +347,9 @@ impl SimulatedNode {
 fn share(part: &Offer) -> InvocationShare {
     let epoch_of = |slice: &RecordRun| std::iter::repeat_n(slice.header.leader_epoch, slice.records as usize);
     InvocationShare {
-        leader_epochs: part.cut.slices.iter().flat_map(epoch_of).collect(),
+        leader_epochs: part.partition_batch.runs.iter().flat_map(epoch_of).collect(),
         partition: part.partition,
         epoch: part.epoch.0,
-        offsets: part.cut.walk().map(|record| record.offset.0).collect(),
+        offsets: part.partition_batch.walk().map(|record| record.offset.0).collect(),
     }
 }

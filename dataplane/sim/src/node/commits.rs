@@ -60,12 +60,12 @@ impl SimulatedNode {
         if self.committer.resting {
             return;
         }
-        let frontiers = self.committer.core.start();
-        if frontiers.is_empty() {
+        let requests = self.committer.core.start();
+        if requests.is_empty() {
             return;
         }
         // The audit log has the outcomes before the commit is sent.
-        for frontier in &frontiers {
+        for frontier in &requests {
             for passed in &frontier.passed {
                 let (first, end) = (passed.range.first.0, passed.range.end.0);
                 let (partition, outcome) = (frontier.partition, passed.outcome);
@@ -78,26 +78,20 @@ impl SimulatedNode {
             return self.commits_answered(env, &nobody, None);
         };
         let partitions_at_activation = self.member.activated;
-        let commits = offsets_of(frontiers, partitions_at_activation);
+        let commits = offsets_of(requests, partitions_at_activation);
         let request = RequestKind::Commit { member: who.member.clone(), generation: who.generation, commits };
         self.on_line(env, SimulatedConnection::Commit, LinePurpose::Commits { who }, request, DEADLINE);
     }
 
     fn read_back(&mut self, env: &mut SimulatedEnvironment) {
         self.later(env, READ_BACK_TICK, NodeMessage::ReadBackTick);
-        let frontiers = self.committer.core.start_read_back(env.now);
-        if frontiers.is_empty() {
+        let requests = self.committer.core.start_read_back(env.now);
+        if requests.is_empty() {
             return;
         }
-        let partitions = frontiers.iter().map(|frontier| frontier.partition).collect();
+        let partitions = requests.iter().map(|frontier| frontier.partition).collect();
         let request = RequestKind::Committed { partitions };
-        self.on_line(
-            env,
-            SimulatedConnection::Commit,
-            LinePurpose::ReadBack { frontiers },
-            request,
-            DEADLINE,
-        );
+        self.on_line(env, SimulatedConnection::Commit, LinePurpose::ReadBack { requests }, request, DEADLINE);
     }
 
     pub(super) fn has_read_back(

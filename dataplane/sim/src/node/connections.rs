@@ -32,7 +32,7 @@ pub(super) enum LinePurpose {
     Commits { who: MemberIdentity },
     StartCommit { resolve: u64, who: MemberIdentity },
     Committed { resolve: u64 },
-    ReadBack { frontiers: Vec<CommitRequest> },
+    ReadBack { requests: Vec<CommitRequest> },
 }
 
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl SimulatedNode {
             LinePurpose::Leave => self.has_left(),
             LinePurpose::Commits { who } => self.commits_answered(env, &who, reply),
             LinePurpose::StartCommit { resolve, who } => self.start_committed(env, resolve, &who, reply),
-            LinePurpose::ReadBack { frontiers } => self.has_read_back(env, frontiers, reply),
+            LinePurpose::ReadBack { requests } => self.has_read_back(env, requests, reply),
             LinePurpose::Committed { resolve } => self.resolve_committed(env, resolve, reply),
         }
         self.pump_line(env, line);

@@ -106,7 +106,7 @@ pub(crate) enum NodeMessage {
     GiveBack(OwnershipKey),
     Buried {
         key: OwnershipKey,
-        ticket: u64,
+        request_id: u64,
         dead_letter_result: DeadLetterResult,
     },
     TellDrained(OwnershipKey),

@@ -114,10 +114,11 @@ impl SimulatedNode {
         if granted.is_some() {
             running.in_line = None;
         }
-        let mut opener = OnCredit { budget: &shelf.budget, granted, spent: 0 };
-        let mut context = CoreContext { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
+        let mut batch_opener = OnCredit { budget: &shelf.budget, granted, spent: 0 };
+        let mut context =
+            CoreContext { batch_opener: &mut batch_opener, sizer: &shelf, record_filter: &shelf, wall };
         let effects = event(&mut running.core, env.now, &mut context);
-        drop(opener);
+        drop(batch_opener);
         for effect in effects {
             self.carry_out(env, key, effect);
         }
@@ -156,12 +157,12 @@ impl SimulatedNode {
                 *self.member.resolved.entry(partition).or_default() += moved;
                 self.post(env, MessageMailbox::Committer, NodeMessage::Frontier(Box::new(request)));
             }
-            PartitionEffect::DeadLetter { ticket, records, condition } => {
-                self.send_dead_letter(env, key, ticket, &records, condition);
+            PartitionEffect::DeadLetter { request_id, records, condition } => {
+                self.send_dead_letter(env, key, request_id, &records, condition);
             }
             // Skipping unreadable batches is not simulated.
             PartitionEffect::DeadLetterRaw { .. } => {}
-            PartitionEffect::CancelDeadLetter { ticket } => self.cancel_dead_letter(env, key, ticket),
+            PartitionEffect::CancelDeadLetter { request_id } => self.cancel_dead_letter(env, key, request_id),
             PartitionEffect::WakeAt(when) => {
                 let wait = when.since(env.now);
                 self.later(env, wait, NodeMessage::Wake(key));
@@ -309,8 +310,8 @@ impl SimulatedNode {
             }
             NodeMessage::GiveBack(key) => self.step(env, key, |core, _, context| core.give_back(context)),
             NodeMessage::Drain(key) => self.step(env, key, |core, now, context| core.drain(now, context)),
-            NodeMessage::Buried { key, ticket, dead_letter_result } => {
-                self.errand_ended(env, key, ticket, dead_letter_result);
+            NodeMessage::Buried { key, request_id, dead_letter_result } => {
+                self.errand_ended(env, key, request_id, dead_letter_result);
             }
             NodeMessage::TellDrained(key) => self.tell_drained(env, key),
             NodeMessage::TellParted(key) => self.tell_parted(env, key),
@@ -323,40 +324,40 @@ impl SimulatedNode {
         &mut self,
         env: &mut SimulatedEnvironment,
         key: OwnershipKey,
-        ticket: u64,
+        request_id: u64,
         records: &AbandonedRecords,
         _: FailureCondition,
     ) {
         if let Some(running) = self.partitions.get_mut(&key) {
-            running.dead_letter_request = Some(ticket);
+            running.dead_letter_request = Some(request_id);
         }
         let troubled = env.draws_fault(FaultKind::DestinationTrouble, 400);
         let wait = if troubled { env.random.millis(200, 6_000) } else { env.random.millis(1, 60) };
         let refused = troubled && env.plan.drops && env.random.chance(500);
         let partition = key.0;
-        for slice in &records.batch.slices {
+        for slice in &records.batch.runs {
             let leader_epoch = slice.header.leader_epoch;
             for offset in slice.walk().map(|record| record.offset.0) {
                 if refused {
                     env.record(Happened::Refused { partition, offset, leader_epoch });
                 } else {
-                    env.destination.on_its_way.push((ticket, key, offset, leader_epoch));
+                    env.destination.on_its_way.push((request_id, key, offset, leader_epoch));
                 }
             }
         }
         let dead_letter_result =
             if refused { DeadLetterResult::Dropped } else { DeadLetterResult::Acknowledged };
-        self.later(env, wait, NodeMessage::Buried { key, ticket, dead_letter_result });
+        self.later(env, wait, NodeMessage::Buried { key, request_id, dead_letter_result });
     }
 
-    fn cancel_dead_letter(&mut self, env: &mut SimulatedEnvironment, key: OwnershipKey, ticket: u64) {
+    fn cancel_dead_letter(&mut self, env: &mut SimulatedEnvironment, key: OwnershipKey, request_id: u64) {
         let Some(running) = self.partitions.get_mut(&key) else { return };
-        if running.dead_letter_request.take_if(|sent| *sent == ticket).is_some() {
+        if running.dead_letter_request.take_if(|sent| *sent == request_id).is_some() {
             let dead_letter_result = DeadLetterResult::Stopped;
             self.post(
                 env,
                 MessageMailbox::Partition(key.0, key.1.0),
-                NodeMessage::Buried { key, ticket, dead_letter_result },
+                NodeMessage::Buried { key, request_id, dead_letter_result },
             );
         }
     }
@@ -365,15 +366,15 @@ impl SimulatedNode {
         &mut self,
         env: &mut SimulatedEnvironment,
         key: OwnershipKey,
-        ticket: u64,
+        request_id: u64,
         dead_letter_result: DeadLetterResult,
     ) {
         if let Some(running) = self.partitions.get_mut(&key) {
-            running.dead_letter_request.take_if(|sent| *sent == ticket);
+            running.dead_letter_request.take_if(|sent| *sent == request_id);
         }
-        env.arrive(ticket, key, dead_letter_result == DeadLetterResult::Acknowledged);
+        env.arrive(request_id, key, dead_letter_result == DeadLetterResult::Acknowledged);
         self.step(env, key, |core, now, context| {
-            core.dead_letter_result(now, ticket, dead_letter_result, context)
+            core.dead_letter_result(now, request_id, dead_letter_result, context)
         });
     }
 

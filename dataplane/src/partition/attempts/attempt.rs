@@ -50,7 +50,7 @@ pub struct RecordAttempt {
     /// Reason that the records are not attempted; `None` while they are.
     pub give_up_reason: Option<FailureCondition>,
     /// Set after an attempt that did not resolve the records.
-    pub(super) held_up: bool,
+    pub(super) is_retry: bool,
 }
 
 impl RecordAttempt {
@@ -64,9 +64,9 @@ impl RecordAttempt {
     }
 
     /// Creates an attempt at records that have not been tried.
-    pub fn fresh(cut: PartitionBatch) -> Self {
+    pub fn fresh(partition_batch: PartitionBatch) -> Self {
         Self {
-            batch: cut,
+            batch: partition_batch,
             attempts_used: 0,
             exclusive: false,
             failed_alone: false,
@@ -74,7 +74,7 @@ impl RecordAttempt {
             first: None,
             last: None,
             give_up_reason: None,
-            held_up: false,
+            is_retry: false,
         }
     }
 
@@ -100,7 +100,7 @@ impl RecordAttempt {
 
     /// True if no attempt was made at these records, and nothing of them must be on record before the first one.
     pub(in crate::partition) fn is_untried(&self) -> bool {
-        self.attempts_used == 0 && !self.held_up && !self.has_failed() && self.may_grow()
+        self.attempts_used == 0 && !self.is_retry && !self.has_failed() && self.may_grow()
     }
 
     /// Returns the known failures, if there are any.
@@ -147,8 +147,8 @@ impl RecordAttempt {
 
     /// Returns the same history for other records.
     #[must_use]
-    pub fn with_records(&self, cut: PartitionBatch) -> Self {
-        Self { batch: cut, exclusive: true, ..self.clone() }
+    pub fn with_records(&self, partition_batch: PartitionBatch) -> Self {
+        Self { batch: partition_batch, exclusive: true, ..self.clone() }
     }
 
     /// Returns the same history for the second half of a split batch, to be attempted after the first.

@@ -42,7 +42,7 @@ enum AttemptState {
         until: Moment,
     },
     DeadLettering {
-        ticket: u64,
+        request_id: u64,
         subject: DeadLetterSubject,
     },
 }
@@ -170,7 +170,7 @@ impl PartitionAttempts {
             AttemptState::Idle
             | AttemptState::AwaitingCommit
             | AttemptState::Offered { .. }
-            | AttemptState::Sealed { .. } => self.current.held_up && !self.current.may_grow(),
+            | AttemptState::Sealed { .. } => self.current.is_retry && !self.current.may_grow(),
         }
     }
 
@@ -187,7 +187,7 @@ impl PartitionAttempts {
     /// Waits until `until` before the current records are attempted again.
     pub(super) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
         self.state = AttemptState::BackingOff { until };
-        self.current.held_up = true;
+        self.current.is_retry = true;
         out.push(PartitionEffect::WakeAt(until));
     }
 
@@ -207,14 +207,14 @@ impl PartitionAttempts {
     /// Starts a dead letter; returns its ticket.
     pub(super) fn start_dead_letter(&mut self, subject: DeadLetterSubject) -> u64 {
         self.dead_letter_id += 1;
-        self.state = AttemptState::DeadLettering { ticket: self.dead_letter_id, subject };
+        self.state = AttemptState::DeadLettering { request_id: self.dead_letter_id, subject };
         self.dead_letter_id
     }
 
-    /// Ends the dead letter of `ticket` and returns its subject; `None` if that one is not under way.
-    pub(super) fn end_dead_letter(&mut self, ticket: u64) -> Option<DeadLetterSubject> {
+    /// Ends the dead letter of `request_id` and returns its subject; `None` if that one is not under way.
+    pub(super) fn end_dead_letter(&mut self, request_id: u64) -> Option<DeadLetterSubject> {
         match self.state {
-            AttemptState::DeadLettering { ticket: sent, subject } if sent == ticket => {
+            AttemptState::DeadLettering { request_id: sent, subject } if sent == request_id => {
                 self.state = AttemptState::Idle;
                 Some(subject)
             }
@@ -226,7 +226,9 @@ impl PartitionAttempts {
     pub(super) fn call_back(&self) -> Option<PartitionEffect> {
         match self.state {
             AttemptState::Offered { seq, .. } => Some(PartitionEffect::Withdraw { seq }),
-            AttemptState::DeadLettering { ticket, .. } => Some(PartitionEffect::CancelDeadLetter { ticket }),
+            AttemptState::DeadLettering { request_id, .. } => {
+                Some(PartitionEffect::CancelDeadLetter { request_id })
+            }
             AttemptState::Idle
             | AttemptState::AwaitingCommit
             | AttemptState::BackingOff { .. }
@@ -258,14 +260,14 @@ impl PartitionAttempts {
         )
     }
 
-    /// Fills the current batch from the buffer, as far as `reach` allows.
+    /// Fills the current batch from the buffer, as far as `fill_limits` allows.
     pub(super) fn fill(
         &mut self,
         reader: &mut PartitionReader,
-        reach: FillLimits<'_>,
+        fill_limits: FillLimits<'_>,
         context: &mut CoreContext<'_>,
     ) -> FillStop {
-        reader.grow(&mut self.current.batch, reach, context)
+        reader.grow(&mut self.current.batch, fill_limits, context)
     }
 
     /// Takes the ranges left out of the current batch, with their outcomes.
@@ -300,10 +302,10 @@ impl PartitionAttempts {
 
     /// Releases the memory around records that wait to be attempted again. Records that are offered or in flight are
     /// never touched.
-    pub(super) fn release_memory(&mut self, opener: &mut dyn BatchOpener) {
+    pub(super) fn release_memory(&mut self, batch_opener: &mut dyn BatchOpener) {
         if matches!(self.state, AttemptState::BackingOff { .. }) {
             let attempts = std::iter::once(&mut self.current).chain(&mut self.remaining);
-            keep_only(attempts.flat_map(|attempt| &mut attempt.batch.slices), opener);
+            keep_only(attempts.flat_map(|attempt| &mut attempt.batch.runs), batch_opener);
         }
     }
 }

@@ -97,7 +97,7 @@ impl PartitionAttempts {
         let (front, back) = range.split_at(end);
         let back = self.current.batch.select(back, sizer, |_| true);
         if !back.is_empty() {
-            self.remaining.push(RecordAttempt { held_up: false, ..self.current.with_records(back) });
+            self.remaining.push(RecordAttempt { is_retry: false, ..self.current.with_records(back) });
             self.current = self.current.with_records(self.current.batch.select(front, sizer, |_| true));
         }
     }

@@ -96,7 +96,7 @@ impl PartitionCore {
             return;
         }
         // The records held here may occupy the memory that fetching the rest needs.
-        if !is_whole && !is_memory_short(context.opener) {
+        if !is_whole && !is_memory_short(context.batch_opener) {
             out.push(PartitionEffect::PollSoon);
             return;
         }
@@ -121,8 +121,8 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
     ) -> bool {
-        let reach = self.progress.fill_limits(self.config.limits);
-        let stop = self.attempts.fill(&mut self.reader, reach, context);
+        let limits = self.progress.fill_limits(self.config.limits);
+        let stop = self.attempts.fill(&mut self.reader, limits, context);
         self.resolve_excluded(out);
         let goes_on = stop == FillStop::Later;
         match stop {
@@ -169,6 +169,6 @@ impl PartitionCore {
 }
 
 /// True if other partitions wait for memory, and perhaps for that of the records held here.
-fn is_memory_short(opener: &dyn BatchOpener) -> bool {
-    mutant!("regrowing-starves-others", opener.has_waiters(), false)
+fn is_memory_short(batch_opener: &dyn BatchOpener) -> bool {
+    mutant!("regrowing-starves-others", batch_opener.has_waiters(), false)
 }

@@ -28,21 +28,21 @@ impl PartitionCore {
             self.commit(at_rest, out);
             return;
         }
-        let ticket = self.attempts.start_dead_letter(DeadLetterSubject::Records);
+        let request_id = self.attempts.start_dead_letter(DeadLetterSubject::Records);
         let records = Box::new(self.attempts.current().abandoned());
-        out.push(PartitionEffect::DeadLetter { ticket, records, condition });
+        out.push(PartitionEffect::DeadLetter { request_id, records, condition });
     }
 
-    /// Handles the result of sending the records of `ticket` to the destination.
+    /// Handles the result of sending the records of `request_id` to the destination.
     pub fn dead_letter_result(
         &mut self,
         now: Moment,
-        ticket: u64,
+        request_id: u64,
         dead_letter_result: DeadLetterResult,
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        let Some(subject) = self.attempts.end_dead_letter(ticket) else { return out };
+        let Some(subject) = self.attempts.end_dead_letter(request_id) else { return out };
         match (subject, dead_letter_result) {
             (DeadLetterSubject::Unreadable(range), result) => {
                 self.unreadable_sent(now, range, result, &mut out);

@@ -63,7 +63,7 @@ impl PartitionCore {
             partition,
             epoch,
             seq,
-            cut: current.batch.clone(),
+            partition_batch: current.batch.clone(),
             attempt: current.attempt(),
             alone: current.exclusive,
             key_bytes: self.config.key_bytes,

@@ -15,7 +15,7 @@ impl PartitionCore {
         if self.reader.give_back(self.attempts.end()) {
             out.push(PartitionEffect::Pause);
         }
-        self.attempts.release_memory(context.opener);
+        self.attempts.release_memory(context.batch_opener);
         out
     }
 }

@@ -111,9 +111,9 @@ impl PartitionCore {
 }
 
 /// Returns the offsets of a batch's records, with adjacent ones joined.
-fn runs(cut: &PartitionBatch) -> Vec<OffsetRange> {
+fn runs(partition_batch: &PartitionBatch) -> Vec<OffsetRange> {
     let mut runs: Vec<OffsetRange> = Vec::new();
-    for record in cut.walk() {
+    for record in partition_batch.walk() {
         match runs.last_mut() {
             Some(last) if last.end == record.offset => last.end = record.offset.next(),
             _ => runs.push(OffsetRange { first: record.offset, end: record.offset.next() }),

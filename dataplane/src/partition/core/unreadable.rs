@@ -87,8 +87,8 @@ impl PartitionCore {
     pub(super) fn take_unreadable(&mut self, frame: &FetchedFrame<'_>, out: &mut PartitionEffects) -> bool {
         let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
         let Some(batch) = self.reader.raw_batch(frame, range) else { return false };
-        let ticket = self.attempts.start_dead_letter(DeadLetterSubject::Unreadable(range));
-        out.push(PartitionEffect::DeadLetterRaw { ticket, batch });
+        let request_id = self.attempts.start_dead_letter(DeadLetterSubject::Unreadable(range));
+        out.push(PartitionEffect::DeadLetterRaw { request_id, batch });
         true
     }
 

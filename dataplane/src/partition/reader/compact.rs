@@ -11,23 +11,23 @@ const SPARSE: usize = 8;
 /// Copies slices of one batch of `batch_bytes` out of it if they are a small part of it. As views they would keep the
 /// whole batch on the budget until they are resolved, which can take long with a long batching window. The copy is
 /// one allocation. If memory for it is not available, the slices stay views.
-pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mut dyn BatchOpener) {
-    let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+pub(super) fn copy_out(runs: &mut [RecordRun], batch_bytes: usize, batch_opener: &mut dyn BatchOpener) {
+    let bytes: usize = runs.iter().map(|slice| slice.end - slice.at).sum();
     if bytes == 0 || bytes.saturating_mul(SPARSE) > batch_bytes {
         return;
     }
-    let Some(hold) = opener.lend(bytes) else { return };
-    copy_to(&hold, bytes, slices);
+    let Some(hold) = batch_opener.lend(bytes) else { return };
+    copy_to(&hold, bytes, runs);
 }
 
 /// Copies slices into one allocation of `bytes`, their total size, on the lease `hold`.
 pub(super) fn copy_to<'s>(
     hold: &SharedLease,
     bytes: usize,
-    slices: impl IntoIterator<Item = &'s mut RecordRun>,
+    runs: impl IntoIterator<Item = &'s mut RecordRun>,
 ) {
     let mut copy = BytesMut::with_capacity(bytes);
-    for slice in slices {
+    for slice in runs {
         copy.extend_from_slice(&slice.plain[slice.at..slice.end]);
         slice.plain = copy.split().freeze();
         (slice.at, slice.end) = (0, slice.plain.len());
@@ -84,7 +84,7 @@ mod tests {
 
     /// Takes a batch from a frame of 64 records of which only `passing` pass the filter. Also returns how many slices
     /// still hold the frame.
-    fn cut_of(passing: &[i64], opener: &mut dyn BatchOpener) -> (PartitionBatch, usize) {
+    fn cut_of(passing: &[i64], batch_opener: &mut dyn BatchOpener) -> (PartitionBatch, usize) {
         let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
         let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
         let mut buffer = FetchBuffer::default();
@@ -93,13 +93,17 @@ mod tests {
         let refusing =
             RefusingFilter((0..64).filter(|offset| !passing.contains(offset)).collect::<BTreeSet<i64>>());
         let limits = PartitionBatchLimits { records_max: 1_000, payload_bytes_max: 1 << 20 };
-        let reach = FillLimits { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None };
-        let mut cut = PartitionBatch::empty(Offset(0));
-        assert!(matches!(buffer.grow(&mut cut, reach, &PlainTools, &refusing, opener), FillStop::Done));
+        let fill_limits =
+            FillLimits { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None };
+        let mut partition_batch = PartitionBatch::empty(Offset(0));
+        assert!(matches!(
+            buffer.grow(&mut partition_batch, fill_limits, &PlainTools, &refusing, batch_opener),
+            FillStop::Done
+        ));
         assert!(buffer.is_empty());
-        let offsets: Vec<i64> = cut.walk().map(|record| record.offset.0).collect();
+        let offsets: Vec<i64> = partition_batch.walk().map(|record| record.offset.0).collect();
         assert_eq!(offsets, passing, "the same records, copied or not");
-        (cut, Arc::strong_count(&frame_hold) - 1)
+        (partition_batch, Arc::strong_count(&frame_hold) - 1)
     }
 
     /// With a small batch size, the records still to be taken keep the frame in memory anyway.
@@ -112,11 +116,12 @@ mod tests {
         buffer.receive(&frame, Offset(0), aborted, &frame_hold, Moment::from_micros(1));
         let limits = PartitionBatchLimits { records_max: 4, payload_bytes_max: 1 << 20 };
         for first in (0..64).step_by(4).map(Offset) {
-            let reach = FillLimits { limits, end_max: None, frontier: first, known: &[], remembered: None };
-            let mut cut = PartitionBatch::empty(first);
-            buffer.grow(&mut cut, reach, &PlainTools, &PlainTools, &mut PlainTools);
-            assert_eq!((cut.records, cut.slices.len()), (4, 1));
-            let is_view = Arc::ptr_eq(&cut.slices[0].hold, &frame_hold);
+            let fill_limits =
+                FillLimits { limits, end_max: None, frontier: first, known: &[], remembered: None };
+            let mut partition_batch = PartitionBatch::empty(first);
+            buffer.grow(&mut partition_batch, fill_limits, &PlainTools, &PlainTools, &mut PlainTools);
+            assert_eq!((partition_batch.records, partition_batch.runs.len()), (4, 1));
+            let is_view = Arc::ptr_eq(&partition_batch.runs[0].hold, &frame_hold);
             assert_eq!(
                 is_view,
                 !buffer.is_empty(),
@@ -128,9 +133,9 @@ mod tests {
 
     #[test]
     fn mem_1_sparse_records_release_their_frame() {
-        let (cut, holders) = cut_of(&[3, 4, 40, 63], &mut PlainTools);
-        assert_eq!((cut.slices.len(), holders), (3, 0));
-        let halves = cut.halves(&PlainTools).expect("four records");
+        let (partition_batch, holders) = cut_of(&[3, 4, 40, 63], &mut PlainTools);
+        assert_eq!((partition_batch.runs.len(), holders), (3, 0));
+        let halves = partition_batch.halves(&PlainTools).expect("four records");
         assert_eq!(halves.1.walk().map(|record| record.offset.0).collect::<Vec<_>>(), [40, 63]);
     }
 

@@ -237,26 +237,26 @@ impl FetchBuffer {
         received
     }
 
-    /// Grows `cut` from the front of the buffer, as far as `reach` allows.
+    /// Grows `partition_batch` from the front of the buffer, as far as `fill_limits` allows.
     pub fn grow(
         &mut self,
-        cut: &mut PartitionBatch,
-        reach: FillLimits<'_>,
+        partition_batch: &mut PartitionBatch,
+        fill_limits: FillLimits<'_>,
         sizer: &dyn RecordSizer,
-        sieve: &dyn RecordFilter,
-        opener: &mut dyn BatchOpener,
+        record_filter: &dyn RecordFilter,
+        batch_opener: &mut dyn BatchOpener,
     ) -> FillStop {
-        while !cut.full {
+        while !partition_batch.full {
             let Some(segment) = self.segments.front_mut() else { return FillStop::Done };
-            match segment.unpack(opener) {
+            match segment.unpack(batch_opener) {
                 Ok(None) => {}
                 Ok(Some(stop)) => return stop,
                 Err(error) => return FillStop::Corrupt(error),
             }
-            if reach.remembered.is_some_and(|known| known.is_overwritten_by(&segment.header)) {
+            if fill_limits.remembered.is_some_and(|known| known.is_overwritten_by(&segment.header)) {
                 return FillStop::Rewritten;
             }
-            let stop = match segment.grow(cut, reach, sizer, sieve, opener) {
+            let stop = match segment.grow(partition_batch, fill_limits, sizer, record_filter, batch_opener) {
                 Ok(stop) => stop,
                 Err(error) => return FillStop::Corrupt(error),
             };
@@ -264,7 +264,7 @@ impl FetchBuffer {
                 return stop;
             }
             if segment.is_used_up() {
-                self.drop_front(cut);
+                self.drop_front(partition_batch);
             }
         }
         FillStop::Done
@@ -290,11 +290,12 @@ impl FetchBuffer {
         segment.from = offset.next();
         let hold = SharedLease::clone(&segment.hold);
         let slice = RecordRun { header: segment.header, plain, at: record_at, end, records: 1, hold, unheld };
-        let mut cut = PartitionBatch::empty(first);
-        cut.slices.push(slice);
-        (cut.range.end, cut.records, cut.payload_bytes) = (offset.next(), 1, payload_bytes);
-        (cut.oldest, cut.full) = (segment.arrived, true);
-        Some(cut)
+        let mut partition_batch = PartitionBatch::empty(first);
+        partition_batch.runs.push(slice);
+        (partition_batch.range.end, partition_batch.records, partition_batch.payload_bytes) =
+            (offset.next(), 1, payload_bytes);
+        (partition_batch.oldest, partition_batch.full) = (segment.arrived, true);
+        Some(partition_batch)
     }
 
     /// Returns the offset after the record batch at the front.
@@ -302,9 +303,9 @@ impl FetchBuffer {
         Some(self.segments.front()?.header.next_offset())
     }
 
-    fn drop_front(&mut self, cut: &mut PartitionBatch) {
+    fn drop_front(&mut self, partition_batch: &mut PartitionBatch) {
         if let Some(done) = self.segments.pop_front() {
-            cut.range.end = done.header.next_offset();
+            partition_batch.range.end = done.header.next_offset();
             self.wire_bytes -= done.wire_bytes;
             self.records = self.records.saturating_sub(u64::from(done.header.record_count));
         }

@@ -109,14 +109,15 @@ impl PartitionReader {
         received.damage
     }
 
-    /// Grows `batch` from the buffer, as far as `reach` allows.
+    /// Grows `batch` from the buffer, as far as `fill_limits` allows.
     pub(super) fn grow(
         &mut self,
         batch: &mut PartitionBatch,
-        reach: FillLimits<'_>,
+        fill_limits: FillLimits<'_>,
         context: &mut CoreContext<'_>,
     ) -> FillStop {
-        let stop = self.buffer.grow(batch, reach, context.sizer, context.sieve, context.opener);
+        let stop =
+            self.buffer.grow(batch, fill_limits, context.sizer, context.record_filter, context.batch_opener);
         self.unread.forget_before(batch.range.end);
         stop
     }

@@ -83,9 +83,12 @@ impl BufferSegment {
     }
 
     /// Decompresses the batch, or its next piece; returns the reason if that is not possible yet.
-    pub(super) fn unpack(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
+    pub(super) fn unpack(
+        &mut self,
+        batch_opener: &mut dyn BatchOpener,
+    ) -> Result<Option<FillStop>, RecordError> {
         if let SegmentBody::Compressed { bytes, known } = &mut self.body {
-            match opener.open(&self.header, bytes, *known, &self.hold)? {
+            match batch_opener.open(&self.header, bytes, *known, &self.hold)? {
                 OpenedBatch::NoCredit(shortage, size) => {
                     *known = Some(size);
                     return Ok(Some(FillStop::NoCredit(shortage)));
@@ -103,18 +106,18 @@ impl BufferSegment {
             }
         }
         match &self.body {
-            SegmentBody::Pieced { batch, left: 0, .. } if batch.left() > 0 => self.unpack_next(opener),
+            SegmentBody::Pieced { batch, left: 0, .. } if batch.left() > 0 => self.unpack_next(batch_opener),
             _ => Ok(None),
         }
     }
 
-    fn unpack_next(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
+    fn unpack_next(&mut self, batch_opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
         let SegmentBody::Pieced { batch, bytes, at, left, unheld } = &mut self.body else { return Ok(None) };
         // Release the current piece before waiting for the next one: the memory that is waited for may be its own.
         *bytes = Bytes::new();
         self.hold = SharedLease::clone(batch.memory());
         (*at, *left, *unheld) = (0, 0, None);
-        match opener.next_piece(batch)? {
+        match batch_opener.next_piece(batch)? {
             NextPiece::NoCredit(bytes) => {
                 return Ok(Some(FillStop::NoCredit(CreditShortage { bytes, purpose: Overdraft::Inflated })));
             }
@@ -129,81 +132,81 @@ impl BufferSegment {
         Ok(None)
     }
 
-    /// Moves records from the front into `cut`, as far as `reach` allows.
+    /// Moves records from the front into `partition_batch`, as far as `fill_limits` allows.
     pub(super) fn grow(
         &mut self,
-        cut: &mut PartitionBatch,
-        reach: FillLimits<'_>,
+        partition_batch: &mut PartitionBatch,
+        fill_limits: FillLimits<'_>,
         sizer: &dyn RecordSizer,
-        sieve: &dyn RecordFilter,
-        opener: &mut dyn BatchOpener,
+        record_filter: &dyn RecordFilter,
+        batch_opener: &mut dyn BatchOpener,
     ) -> Result<Option<FillStop>, RecordError> {
-        let slices_before = cut.slices.len();
+        let runs_before = partition_batch.runs.len();
         let Some(SegmentFront { bytes, at, left, behind, unheld }) = self.body.front() else {
             return Ok(None);
         };
         if let Some(unheld) = unheld {
-            return self.meet_unheld(cut, reach, unheld);
+            return self.meet_unheld(partition_batch, fill_limits, unheld);
         }
         let mut walk = records_at(&self.header, bytes, *at, *left);
         let mut run = RunBuilder { at: *at, end: *at, records: 0 };
         let mut stop = None;
         loop {
-            if cut.records == reach.limits.records_max {
-                cut.full = true;
+            if partition_batch.records == fill_limits.limits.records_max {
+                partition_batch.full = true;
             }
-            if cut.full {
+            if partition_batch.full {
                 break;
             }
             let before = (walk.at(), walk.left());
             let Some(record) = walk.next() else { break };
             let record = record.map_err(|error| error.before(behind))?;
-            if let Some(end) = reach.end_max.filter(|end| record.offset >= *end) {
+            if let Some(end) = fill_limits.end_max.filter(|end| record.offset >= *end) {
                 walk = records_at(&self.header, bytes, before.0, before.1);
-                (cut.range.end, cut.full) = (end, true);
+                (partition_batch.range.end, partition_batch.full) = (end, true);
                 break;
             }
-            if record.offset < self.from.max(reach.frontier) {
-                run.close(cut, &self.header, bytes, &self.hold);
-                cut.range.end = cut.range.end.max(record.offset.next());
+            if record.offset < self.from.max(fill_limits.frontier) {
+                run.close(partition_batch, &self.header, bytes, &self.hold);
+                partition_batch.range.end = partition_batch.range.end.max(record.offset.next());
                 continue;
             }
-            if reach.knows(record.offset) {
-                run.close(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset, Outcome::ResolvedEarlier);
+            if fill_limits.knows(record.offset) {
+                run.close(partition_batch, &self.header, bytes, &self.hold);
+                partition_batch.leave_out(record.offset, Outcome::ResolvedEarlier);
                 continue;
             }
-            if !sieve.passes(&record) {
-                run.close(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset, Outcome::Filtered);
+            if !record_filter.passes(&record) {
+                run.close(partition_batch, &self.header, bytes, &self.hold);
+                partition_batch.leave_out(record.offset, Outcome::Filtered);
                 continue;
             }
-            let size = sizer.record_bytes(&record, cut.is_empty());
-            if cut.payload_bytes + size > reach.limits.payload_bytes_max {
+            let size = sizer.record_bytes(&record, partition_batch.is_empty());
+            if partition_batch.payload_bytes + size > fill_limits.limits.payload_bytes_max {
                 walk = records_at(&self.header, bytes, before.0, before.1);
-                if cut.is_empty() {
+                if partition_batch.is_empty() {
                     stop = Some(FillStop::Oversized { offset: record.offset, bytes: size });
                 } else {
-                    cut.full = true;
+                    partition_batch.full = true;
                 }
                 break;
             }
-            if cut.is_empty() {
-                cut.oldest = self.arrived;
+            if partition_batch.is_empty() {
+                partition_batch.oldest = self.arrived;
             }
             if run.records == 0 {
                 run.at = before.0;
             }
             run.records += 1;
             run.end = walk.at();
-            cut.records += 1;
-            cut.payload_bytes += size;
-            cut.range.end = record.offset.next();
+            partition_batch.records += 1;
+            partition_batch.payload_bytes += size;
+            partition_batch.range.end = record.offset.next();
         }
         (*at, *left) = (walk.at(), walk.left());
-        run.close(cut, &self.header, bytes, &self.hold);
+        run.close(partition_batch, &self.header, bytes, &self.hold);
         if *left == 0 {
-            copy_out(&mut cut.slices[slices_before..], bytes.len(), opener);
+            copy_out(&mut partition_batch.runs[runs_before..], bytes.len(), batch_opener);
         }
         Ok(stop)
     }
@@ -211,28 +214,28 @@ impl BufferSegment {
     /// Handles a front record that is too large to hold, and so too large for any payload. Filters cannot examine it.
     fn meet_unheld(
         &mut self,
-        cut: &mut PartitionBatch,
-        reach: FillLimits<'_>,
+        partition_batch: &mut PartitionBatch,
+        fill_limits: FillLimits<'_>,
         bytes: usize,
     ) -> Result<Option<FillStop>, RecordError> {
         let Some(SegmentFront { bytes: stub, left, .. }) = self.body.front() else { return Ok(None) };
         let Some(record) = records_at(&self.header, stub, 0, *left).next() else { return Ok(None) };
         let offset = record?.offset;
-        if let Some(end) = reach.end_max.filter(|end| offset >= *end) {
-            (cut.range.end, cut.full) = (end, true);
-        } else if offset < self.from.max(reach.frontier) {
+        if let Some(end) = fill_limits.end_max.filter(|end| offset >= *end) {
+            (partition_batch.range.end, partition_batch.full) = (end, true);
+        } else if offset < self.from.max(fill_limits.frontier) {
             *left = 0;
-            cut.range.end = cut.range.end.max(offset.next());
-        } else if reach.knows(offset) {
+            partition_batch.range.end = partition_batch.range.end.max(offset.next());
+        } else if fill_limits.knows(offset) {
             *left = 0;
-            cut.leave_out(offset, Outcome::ResolvedEarlier);
-        } else if cut.is_empty() {
+            partition_batch.leave_out(offset, Outcome::ResolvedEarlier);
+        } else if partition_batch.is_empty() {
             return Ok(Some(FillStop::Oversized {
                 offset,
-                bytes: bytes.max(reach.limits.payload_bytes_max + 1),
+                bytes: bytes.max(fill_limits.limits.payload_bytes_max + 1),
             }));
         } else {
-            cut.full = true;
+            partition_batch.full = true;
         }
         Ok(None)
     }
@@ -246,11 +249,25 @@ struct RunBuilder {
 }
 
 impl RunBuilder {
-    fn close(&mut self, cut: &mut PartitionBatch, header: &BatchHeader, plain: &Bytes, hold: &SharedLease) {
+    fn close(
+        &mut self,
+        partition_batch: &mut PartitionBatch,
+        header: &BatchHeader,
+        plain: &Bytes,
+        hold: &SharedLease,
+    ) {
         if self.records > 0 {
             let (plain, hold) = (plain.clone(), SharedLease::clone(hold));
             let (at, end, records) = (self.at, self.end, self.records);
-            cut.slices.push(RecordRun { header: *header, plain, at, end, records, hold, unheld: false });
+            partition_batch.runs.push(RecordRun {
+                header: *header,
+                plain,
+                at,
+                end,
+                records,
+                hold,
+                unheld: false,
+            });
             self.records = 0;
         }
     }
