@@ -218,7 +218,7 @@ impl PieceDriver {
             PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
             PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
             PartitionEffect::Offer(Offer { seq, partition_batch, .. }) => {
-                self.offer = Some((seq, partition_batch))
+                self.offer = Some((seq, partition_batch));
             }
             PartitionEffect::ContinueSoon => {
                 self.turns += 1;
