@@ -289,7 +289,8 @@ async fn survives_a_broker_restart(kafka: &mut RealKafka) -> Result<()> {
     kafka.restart()?;
     scene.drained(&group).await?;
     let verdict = scene.judge();
-    ensure!(verdict.repeated.values().all(|repeated| *repeated <= 50), "{:?}", verdict.repeated);
+    let most = 50 * repeated_batches_max();
+    ensure!(verdict.repeated.values().all(|repeated| *repeated <= most), "{:?}", verdict.repeated);
     drop(node);
     Ok(())
 }

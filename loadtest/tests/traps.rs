@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lighterman::local::broker::{BrokerSettings, EmbeddedBroker, RequestFault};
-use loadtest::checker::{HistoryVerdict, check};
+use loadtest::checker::{HistoryVerdict, check, repeated_batches_max};
 use loadtest::function::{FakeLambda, InvocationAction, InvocationEvent, PoisonRecords};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_values;
@@ -339,7 +339,9 @@ async fn trap_5_reply_arrives_after_revocation(cluster: &mut TrapCluster) -> Res
     scene.drained("trap-5").await?;
     watch.was_clean().await?;
     let verdict = scene.judge_without(&[]);
-    ensure!(verdict.repeated.values().all(|repeated| *repeated <= BATCH), "{:?}", verdict.repeated);
+    // Frozen between a result and its commit, the node has the next batch in flight already.
+    let most = BATCH * repeated_batches_max();
+    ensure!(verdict.repeated.values().all(|repeated| *repeated <= most), "{:?}", verdict.repeated);
     Ok(())
 }
 
@@ -386,7 +388,8 @@ async fn trap_6_later_outcomes_never_commit_undelivered_record(cluster: &mut Tra
     watch.was_clean().await?;
     let otherwise: Vec<(i32, i64)> = filtered.into_iter().chain([skipped]).collect();
     let verdict = scene.judge_without(&otherwise);
-    ensure!(verdict.repeated.values().sum::<u64>() <= 20, "{:?}", verdict.repeated);
+    let most = 20 * repeated_batches_max();
+    ensure!(verdict.repeated.values().sum::<u64>() <= most, "{:?}", verdict.repeated);
     let totals =
         scene.audited(&node, &group, &["delivered", "filtered", "skipped", "resolved_earlier"]).await?;
     ensure!(totals.get("filtered").is_some_and(|filtered| *filtered > 0), "{totals:?}");

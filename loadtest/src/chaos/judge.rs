@@ -388,12 +388,28 @@ mod tests {
             }
         }
         assert!(beside.judged().is_empty(), "1 had failed, and 2 follows it");
-        let too_many = RunTimeline::of(4)
-            .ran(1, (0, 10), &[0, 1], OK)
-            .ran(1, (20, 30), &[2, 3], OK)
-            .disturbed(Some(1), (15, 35), false)
-            .ran(2, (5_000, 5_010), &[0, 1], OK)
-            .ran(2, (5_020, 5_030), &[2, 3], OK);
-        assert_eq!(too_many.judged(), ["ALO-1"], "one fault, two batches");
+    }
+
+    #[test]
+    fn alo_1_one_fault_excuses_the_window_only() {
+        let repeated = |batches: u64| {
+            let mut run = RunTimeline::of(batches.cast_signed() * 2).disturbed(Some(1), (900, 900), true);
+            for (batch, first) in (0..batches).zip((0..).step_by(2)) {
+                let again = 5_000 + batch * 20;
+                run = run.ran(1, (batch * 20, batch * 20 + 10), &[first, first + 1], OK).ran(
+                    2,
+                    (again, again + 10),
+                    &[first, first + 1],
+                    OK,
+                );
+            }
+            run.judged()
+        };
+        assert!(repeated(repeated_batches_max()).is_empty());
+        assert_eq!(
+            repeated(repeated_batches_max() + 1),
+            ["ALO-1"],
+            "one batch more than the window and the one in flight"
+        );
     }
 }
