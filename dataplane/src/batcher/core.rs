@@ -2,14 +2,17 @@
 //! partition's order. Several thin partitions of the topic may share one invocation. A batch closes when it is full, when its window
 //! ends, or when an offer must go alone; closing it is called sealing.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
+use super::pending::{OfferRank, PendingOffers, RankedOffers, share_bytes};
 use crate::messages::batch::CloseReason;
 use crate::messages::offer::Offer;
+
+/// Interval at which offers of partitions that may not start yet are checked.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Limits of a batch's content and of the wait of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +56,34 @@ impl SealedBatch {
     }
 }
 
-/// Pending offers of one consumer, oldest first.
+/// Number of offers that do not fit into the batch and are passed over for smaller ones behind them.
+const PASSED_OVER_MAX: u32 = 64;
+
+/// Pending offers of one consumer, and the rules of the next batch.
 pub struct BatcherCore {
     limits: BatchLimits,
-    offers: Vec<Offer>,
-    /// Last sealed offer of each partition.
-    sealed: HashMap<i32, (Epoch, u64)>,
+    offers: PendingOffers,
+}
+
+/// Offers of the next batch, oldest first.
+struct ChosenOffers {
+    ranks: Vec<OfferRank>,
+    reason: CloseReason,
+}
+
+/// Thin offers that share a batch, while they are chosen.
+struct SharedBatch {
+    ranks: Vec<OfferRank>,
+    records: u32,
+    bytes: usize,
+    /// Reason why an offer did not fit.
+    overflow: Option<CloseReason>,
 }
 
 impl BatcherCore {
     /// Creates a core without offers.
     pub fn new(limits: BatchLimits) -> Self {
-        Self { limits, offers: Vec::new(), sealed: HashMap::new() }
+        Self { limits, offers: PendingOffers::default() }
     }
 
     /// Number of pending offers.
@@ -75,117 +94,117 @@ impl BatcherCore {
     /// Adds an offer, replacing the partition's earlier one. Returns false for an offer that crossed its own seal
     /// on the way. The partition then offers the records outside the batch again.
     pub fn offer(&mut self, offer: Offer) -> bool {
-        if self.sealed.get(&offer.partition).is_some_and(|sealed| *sealed >= (offer.epoch, offer.seq)) {
-            return false;
-        }
-        self.offers.retain(|known| known.partition != offer.partition);
-        let at =
-            self.offers.partition_point(|known| known.partition_batch.oldest <= offer.partition_batch.oldest);
-        self.offers.insert(at, offer);
-        true
+        self.offers.add(offer)
     }
 
     /// Removes an offer. Returns false if it is not pending.
     pub fn withdraw(&mut self, partition: i32, epoch: Epoch, seq: u64) -> bool {
-        let before = self.offers.len();
-        self.offers.retain(|known| (known.partition, known.epoch, known.seq) != (partition, epoch, seq));
-        self.offers.len() < before
+        self.offers.withdraw(partition, epoch, seq)
     }
 
     /// Removes a partition's offer, whatever its epoch, and its last seal.
     pub fn forget(&mut self, partition: i32) {
-        self.offers.retain(|known| known.partition != partition);
-        self.sealed.remove(&partition);
+        self.offers.forget(partition);
     }
 
     /// Returns when a batch is due. Offers of partitions that `may_start` rejects do not count.
     pub fn ready(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> SealCondition {
-        if self.choose(now, may_start).is_some() {
+        if first(self.offers.alone(), now, may_start).is_some() {
             return SealCondition::Now;
         }
-        let oldest = self
-            .offers
-            .iter()
-            .filter(|offer| may_be_sealed(offer, now, may_start))
-            .map(|offer| offer.partition_batch.oldest)
-            .min();
-        match oldest {
-            Some(oldest) => SealCondition::At(oldest + self.window()),
-            None if self.offers.is_empty() => SealCondition::Never,
-            None => SealCondition::At(now + Duration::from_millis(50)),
+        let Some((oldest, _)) = first(self.offers.thin(), now, may_start) else {
+            let blocked = self.waiting() > 0;
+            return if blocked { SealCondition::At(now + LOOK_AGAIN) } else { SealCondition::Never };
+        };
+        let ends = oldest.oldest + self.window();
+        if ends <= now || self.choose_shared(now, may_start).is_some() {
+            return SealCondition::Now;
         }
+        SealCondition::At(ends)
     }
 
     /// Returns the payload size of the batch that [`BatcherCore::seal`] would seal, or `None` if none is due.
     pub fn due_bytes(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<usize> {
-        let (chosen, _) = self.choose(now, may_start)?;
-        Some(self.payload_bytes(chosen.iter().map(|index| &self.offers[*index])))
+        let chosen = self.choose(now, may_start)?;
+        let offer = |rank: &OfferRank| self.offers.alone().get(rank).or_else(|| self.offers.thin().get(rank));
+        Some(self.payload_bytes(chosen.ranks.iter().filter_map(offer)))
     }
 
     /// Seals the batch that is due. Must be called while holding a slot (SLT-1).
     pub fn seal(&mut self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<SealedBatch> {
-        let (chosen, reason) = self.choose(now, may_start)?;
-        let mut parts = Vec::with_capacity(chosen.len());
-        for index in chosen.into_iter().rev() {
-            let part = self.offers.remove(index);
-            self.sealed.insert(part.partition, (part.epoch, part.seq));
-            parts.push(part);
-        }
-        parts.reverse();
+        let ChosenOffers { ranks, reason } = self.choose(now, may_start)?;
+        let parts: Vec<_> = ranks.into_iter().filter_map(|rank| self.offers.seal(rank)).collect();
         let payload_bytes = self.payload_bytes(parts.iter());
         Some(SealedBatch { parts, reason, payload_bytes })
     }
 
     /// Returns the payload size of `parts`. Each share counts a separator, but the first partition needs none.
     fn payload_bytes<'p>(&self, parts: impl Iterator<Item = &'p Offer>) -> usize {
-        (self.limits.envelope_bytes + parts.map(share).sum::<usize>()).saturating_sub(1)
+        (self.limits.envelope_bytes + parts.map(share_bytes).sum::<usize>()).saturating_sub(1)
     }
 
-    /// Selects the offers of the next batch, as ascending indexes, and its reason.
-    fn choose(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<(Vec<usize>, CloseReason)> {
-        let goes = |offer: &Offer| may_be_sealed(offer, now, may_start) && goes_alone(offer);
-        let alone = self.offers.iter().enumerate().find(|(_, offer)| goes(offer));
+    /// Selects the offers of the next batch.
+    fn choose(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<ChosenOffers> {
+        let alone = first(self.offers.alone(), now, may_start);
         let shared = self.choose_shared(now, may_start);
         match (alone, shared) {
-            (Some((index, offer)), Some((chosen, reason))) => {
-                let shared_is_older =
-                    self.offers[chosen[0]].partition_batch.oldest < offer.partition_batch.oldest;
-                Some(if shared_is_older { (chosen, reason) } else { (vec![index], self.reason_alone(offer)) })
+            (Some((rank, _)), Some(shared)) if shared.ranks[0].oldest < rank.oldest => Some(shared),
+            (Some((rank, offer)), _) => {
+                Some(ChosenOffers { ranks: vec![rank], reason: self.reason_alone(offer) })
             }
-            (Some((index, offer)), None) => Some((vec![index], self.reason_alone(offer))),
             (None, shared) => shared,
         }
     }
 
-    fn choose_shared(
-        &self,
-        now: Moment,
-        may_start: &dyn Fn(i32) -> bool,
-    ) -> Option<(Vec<usize>, CloseReason)> {
-        let mut chosen = Vec::new();
-        let mut records = 0;
-        let mut bytes = self.limits.envelope_bytes;
-        let mut overflow = None;
-        let thin = |offer: &Offer| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
-        for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
-            if !self.holds(records + offer.partition_batch.records) {
-                overflow = overflow.or(Some(CloseReason::Count));
-            } else if bytes + share(offer) > self.limits.payload_bytes_max {
-                overflow = overflow.or(Some(CloseReason::Bytes));
+    fn choose_shared(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<ChosenOffers> {
+        let (oldest, _) = self.offers.thin().first_key_value()?;
+        if oldest.oldest + self.window() > now && !self.may_fill_a_batch() {
+            return None;
+        }
+        let shared = self.fill(now, may_start);
+        let oldest = shared.ranks.first()?.oldest;
+        let reason = match shared.overflow {
+            _ if shared.records == self.limits.records_max => Some(CloseReason::Count),
+            Some(reason) => Some(reason),
+            None => (oldest + self.window() <= now).then_some(CloseReason::Window),
+        };
+        Some(ChosenOffers { ranks: shared.ranks, reason: reason? })
+    }
+
+    /// False if all thin offers together leave room in a batch.
+    fn may_fill_a_batch(&self) -> bool {
+        self.offers.thin_records() >= u64::from(self.limits.records_max)
+            || self.limits.envelope_bytes + self.offers.thin_bytes() > self.limits.payload_bytes_max
+    }
+
+    /// Takes thin offers, oldest first, while they fit into one batch.
+    fn fill(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> SharedBatch {
+        let bytes = self.limits.envelope_bytes;
+        let mut batch = SharedBatch { ranks: Vec::new(), records: 0, bytes, overflow: None };
+        let mut passed_over = 0;
+        for (rank, offer) in eligible(self.offers.thin(), now, may_start) {
+            let misfit = self.misfit(&batch, offer);
+            if misfit.is_none() {
+                batch.ranks.push(rank);
+                batch.records += offer.partition_batch.records;
+                batch.bytes += share_bytes(offer);
             } else {
-                chosen.push(index);
-                records += offer.partition_batch.records;
-                bytes += share(offer);
+                batch.overflow = batch.overflow.or(misfit);
+                passed_over += 1;
+            }
+            if batch.records == self.limits.records_max || passed_over == PASSED_OVER_MAX {
+                break;
             }
         }
-        let oldest = self.offers[*chosen.first()?].partition_batch.oldest;
-        if records == self.limits.records_max {
-            return Some((chosen, CloseReason::Count));
+        batch
+    }
+
+    /// Returns the limit that `offer` would exceed.
+    fn misfit(&self, batch: &SharedBatch, offer: &Offer) -> Option<CloseReason> {
+        if !self.holds(batch.records + offer.partition_batch.records) {
+            return Some(CloseReason::Count);
         }
-        if let Some(reason) = overflow {
-            return Some((chosen, reason));
-        }
-        (oldest + self.window() <= now).then_some((chosen, CloseReason::Window))
+        (batch.bytes + share_bytes(offer) > self.limits.payload_bytes_max).then_some(CloseReason::Bytes)
     }
 
     /// True if one batch may hold `records` records.
@@ -213,20 +232,28 @@ impl BatcherCore {
     }
 }
 
-fn may_be_sealed(offer: &Offer, now: Moment, may_start: &dyn Fn(i32) -> bool) -> bool {
-    may_start(offer.partition) && offer.expires.is_none_or(|expires| now < expires)
+fn eligible<'o>(
+    offers: &'o RankedOffers,
+    now: Moment,
+    may_start: &'o dyn Fn(i32) -> bool,
+) -> impl Iterator<Item = (OfferRank, &'o Offer)> {
+    let is_good =
+        move |offer: &Offer| offer.expires.is_none_or(|expires| now < expires) && may_start(offer.partition);
+    offers.iter().filter(move |(_, offer)| is_good(offer)).map(|(rank, offer)| (*rank, offer))
 }
 
-fn goes_alone(offer: &Offer) -> bool {
-    offer.alone || offer.partition_batch.full
-}
-
-fn share(offer: &Offer) -> usize {
-    offer.key_bytes + offer.partition_batch.payload_bytes
+fn first<'o>(
+    offers: &'o RankedOffers,
+    now: Moment,
+    may_start: &'o dyn Fn(i32) -> bool,
+) -> Option<(OfferRank, &'o Offer)> {
+    eligible(offers, now, may_start).next()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use lighterman_proto::ids::Offset;
     use proptest::prelude::*;
 

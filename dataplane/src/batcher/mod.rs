@@ -3,7 +3,10 @@
 pub mod actor;
 mod answers;
 pub mod core;
+#[cfg(test)]
+mod core_model_tests;
 mod dispatch;
 pub mod messages;
 pub mod payload;
+mod pending;
 pub mod results;
