@@ -38,6 +38,7 @@ pub mod credit;
 pub mod destination;
 pub mod egress;
 pub mod error;
+mod hex;
 pub mod invoker;
 pub mod kafka;
 pub mod keepalive;

@@ -374,7 +374,7 @@ fn type_name_is_defined_once() {
 
 /// Layers of `dataplane/src`, lowest first: an import may only point to a lower one. Rooms of one layer do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["error", "egress", "keepalive", "metrics", "mutants"],
+    &["error", "egress", "hex", "keepalive", "metrics", "mutants"],
     &["runtime"],
     &["credit"],
     &["kafka"],

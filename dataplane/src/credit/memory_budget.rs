@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::units::Moment;
+use metrics::Gauge;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -36,6 +37,7 @@ struct BudgetState {
     shares: ByteShares,
     names: HashMap<ShareId, Arc<str>>,
     waiting: HashMap<TicketId, (Arc<ByteShare>, oneshot::Sender<MemoryLease>)>,
+    leased_bytes: Gauge,
 }
 
 /// Right to hold some bytes, which are returned when it is dropped.
@@ -80,8 +82,12 @@ impl MemoryBudget {
     /// Creates a budget of `limit` bytes. The returned share is the node's own and has no floor.
     pub fn new(limit: usize) -> Self {
         let shares = ByteShares::new(limit);
-        let pool =
-            Arc::new(Mutex::new(BudgetState { shares, names: HashMap::new(), waiting: HashMap::new() }));
+        let pool = Arc::new(Mutex::new(BudgetState {
+            shares,
+            names: HashMap::new(),
+            waiting: HashMap::new(),
+            leased_bytes: metrics::gauge!(crate::metrics::BYTES_LEASED),
+        }));
         Self::open(pool, Arc::from("this node"), false)
     }
 
@@ -241,7 +247,7 @@ fn hand_over(granted: GrantedLeases) {
 
 impl BudgetState {
     fn take_granted(&mut self, served: ServedRequests) -> GrantedLeases {
-        metrics::gauge!(crate::metrics::BYTES_LEASED).set(self.shares.leased() as f64);
+        self.leased_bytes.set(self.shares.leased() as f64);
         let lease = |(ticket, grant): (TicketId, LeaseGrant)| {
             let (share, to) = self.waiting.remove(&ticket)?;
             Some((to, MemoryLease { share, bytes: grant.bytes, loan: grant.over }))

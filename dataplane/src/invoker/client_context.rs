@@ -5,6 +5,8 @@ use std::fmt::Write;
 use lighterman_proto::ids::{MappingId, OffsetRange};
 use sha2::{Digest, Sha256};
 
+use crate::hex::push_hex;
+
 /// Content of `{"custom":{"lighterman":{…}}}`: the data that a function needs to be idempotent and to reject
 /// zombies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ impl ClientContext {
     }
 }
 
+const BATCH_KEY_BYTES: usize = 16;
+
 /// Returns the key of a batch: the first 128 bits of SHA-256 over its sorted ranges, in hexadecimal.
 pub fn batch_key(topic: &str, ranges: &[(i32, OffsetRange)]) -> String {
     let mut sorted: Vec<_> =
@@ -49,10 +53,9 @@ pub fn batch_key(topic: &str, ranges: &[(i32, OffsetRange)]) -> String {
         hash.update(first.to_be_bytes());
         hash.update(end.to_be_bytes());
     }
-    hash.finalize().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let mut key = String::with_capacity(2 * BATCH_KEY_BYTES);
+    push_hex(&mut key, &hash.finalize()[..BATCH_KEY_BYTES]);
+    key
 }
 
 #[cfg(test)]

@@ -8,12 +8,13 @@ use std::time::Duration;
 use actix::{Message, Recipient};
 use bytes::Bytes;
 use lighterman_proto::units::Moment;
+use metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 
 use super::answer_room::AnswerRoom;
 use super::client_context::ClientContext;
 use super::facts::FunctionTimeout;
-use super::outcome::{InvocationOutcome, InvokeResponse};
+use super::outcome::{DELIVERED, InvocationOutcome, InvokeResponse};
 use super::patience::{ReplyWait, UNSENT_MAX, WaitDecision};
 use super::permit::SendPermit;
 use super::port::{FunctionPort, Invocation};
@@ -23,6 +24,7 @@ use crate::credit::slots::{Slot, Slots};
 use crate::kafka::group::OwnershipLease;
 use crate::messages::batch::BatchId;
 use crate::messages::resolution::InvocationMetadata;
+use crate::metrics::{INVOCATIONS, INVOKE_DURATION_SECONDS};
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
@@ -118,6 +120,31 @@ pub struct Invoker {
     port: Arc<dyn FunctionPort>,
     function: InvokedFunction,
     concurrency: ConcurrencyLimit,
+    meters: InvocationMeters,
+}
+
+/// Metrics of each invocation, looked up once.
+#[derive(Clone)]
+struct InvocationMeters {
+    delivered: Counter,
+    duration_seconds: Histogram,
+}
+
+impl InvocationMeters {
+    fn new() -> Self {
+        Self {
+            delivered: metrics::counter!(INVOCATIONS, "outcome" => DELIVERED),
+            duration_seconds: metrics::histogram!(INVOKE_DURATION_SECONDS),
+        }
+    }
+
+    fn answered(&self, verdict: &InvocationOutcome, took: Duration) {
+        self.duration_seconds.record(took.as_secs_f64());
+        match verdict.label() {
+            DELIVERED => self.delivered.increment(1),
+            failed => metrics::counter!(INVOCATIONS, "outcome" => failed).increment(1),
+        }
+    }
 }
 
 impl Invoker {
@@ -127,7 +154,7 @@ impl Invoker {
         function: InvokedFunction,
         concurrency: ConcurrencyLimit,
     ) -> Self {
-        Self { port, function, concurrency }
+        Self { port, function, concurrency, meters: InvocationMeters::new() }
     }
 
     /// Starts an invocation on the current thread.
@@ -149,7 +176,7 @@ impl Invoker {
             permit: permit.clone(),
         });
         let (payload, slot, lease) = (invoke.payload, invoke.slot, invoke.lease);
-        let (concurrency, function) = (self.concurrency.clone(), self.function.clone());
+        let Self { function, concurrency, meters, .. } = self.clone();
         actix_rt::spawn(async move {
             let mut wait = ReplyWait::new(started);
             let reply = reply_within(sent, &mut wait, &permit, &function).await;
@@ -157,8 +184,7 @@ impl Invoker {
             let verdict = InvocationOutcome::of(reply);
             let now = clock::now();
             let took = now.since(permit.sent_at().unwrap_or(started));
-            metrics::counter!(crate::metrics::INVOCATIONS, "outcome" => verdict.label()).increment(1);
-            metrics::histogram!(crate::metrics::INVOKE_DURATION_SECONDS).record(took.as_secs_f64());
+            meters.answered(&verdict, took);
             concurrency.answered(now, matches!(verdict, InvocationOutcome::Throttled { .. }), took);
             let mut payload = Some((payload, lease));
             if matches!(verdict, InvocationOutcome::Unknown { .. }) {

@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use crate::messages::resolution::InvocationMetadata;
 
+/// Metric label of invocations that delivered their batch.
+pub(super) const DELIVERED: &str = "delivered";
 /// Maximum length of a retained error message.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -135,7 +137,7 @@ impl InvocationOutcome {
     /// Returns the metric label.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Delivered { .. } => "delivered",
+            Self::Delivered { .. } => DELIVERED,
             Self::FunctionError { .. } => "function_error",
             Self::Throttled { .. } => "throttled",
             Self::TooLarge => "too_large",

@@ -23,7 +23,6 @@ use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
-use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
 
@@ -74,7 +73,7 @@ struct DirectState {
     base_path: String,
     connections: ConnectionPool,
     credentials: KeptCredentials,
-    signer: Mutex<RequestSigner>,
+    signer: RequestSigner,
 }
 
 impl DirectPort {
@@ -107,7 +106,7 @@ impl DirectPort {
             base_path: endpoint.base_path.clone(),
             connections: ConnectionPool::new(endpoint)?,
             credentials: KeptCredentials::new(provider),
-            signer: Mutex::new(RequestSigner::new(region)),
+            signer: RequestSigner::new(region),
         };
         Ok(Self { wire: Arc::new(wire), sdk: SdkPort::from_sdk(shared) })
     }
@@ -141,14 +140,22 @@ impl FunctionPort for DirectPort {
 }
 
 impl DirectState {
+    fn path_of(&self, function: &str) -> String {
+        let mut path = String::with_capacity(self.base_path.len() + 64 + function.len());
+        path.push_str(&self.base_path);
+        path.push_str("/2015-03-31/functions/");
+        path.extend(utf8_percent_encode(function, LABEL));
+        path.push_str("/invocations");
+        path
+    }
+
     fn request(
         &self,
         invocation: &Invocation,
         credentials: &Credentials,
         now: SystemTime,
     ) -> Result<Request<Full<Bytes>>, http::Error> {
-        let label = utf8_percent_encode(&invocation.function, LABEL);
-        let path = format!("{}/2015-03-31/functions/{label}/invocations", self.base_path);
+        let path = self.path_of(&invocation.function);
         let context = invocation.context.base64();
         let stamp = stamp(now);
         let token = credentials.session_token();
@@ -171,7 +178,7 @@ impl DirectState {
             body: &invocation.payload,
             stamp: &stamp,
         };
-        let authorization = self.signer.lock().authorization(&signatory, &signable);
+        let authorization = self.signer.authorization(&signatory, &signable);
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(path.as_str())
@@ -216,9 +223,24 @@ fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> InvokeResponse {
 fn stamp(now: SystemTime) -> String {
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let at = chrono::DateTime::from_timestamp(since_epoch.as_secs() as i64, 0).unwrap_or_default();
-    let (year, month, day) = (at.year(), at.month(), at.day());
-    let (hour, minute, second) = (at.hour(), at.minute(), at.second());
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    let mut text = String::with_capacity(16);
+    push_pair(&mut text, at.year().unsigned_abs() / 100);
+    for part in [at.year().unsigned_abs(), at.month(), at.day()] {
+        push_pair(&mut text, part);
+    }
+    text.push('T');
+    for part in [at.hour(), at.minute(), at.second()] {
+        push_pair(&mut text, part);
+    }
+    text.push('Z');
+    text
+}
+
+/// Appends the last two digits of `number`.
+fn push_pair(text: &mut String, number: u32) {
+    for digit in [number / 10 % 10, number % 10] {
+        text.push(char::from_digit(digit, 10).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lighterman_proto::ids::MappingId;
+use parking_lot::Mutex;
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -415,4 +417,13 @@ async fn invocation_socket_has_keepalive_and_user_timeout() {
     let user = Duration::from_millis(u64::from(sockopt::tcp_user_timeout(&socket).expect("an option")));
     assert_eq!((idle, interval, probes), (Duration::from_secs(45), Duration::from_secs(15), 3));
     assert!(user > idle && user <= idle + interval * probes, "{user:?}");
+}
+
+proptest! {
+    #[test]
+    fn stamp_equals_that_of_chrono(seconds in 0_i64..253_402_300_800) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs());
+        let reference = chrono::DateTime::from_timestamp(seconds, 0).expect("a time");
+        prop_assert_eq!(stamp(now), reference.format("%Y%m%dT%H%M%SZ").to_string());
+    }
 }
