@@ -14,6 +14,7 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{BatchInflater, batches, records};
 
 pub mod usual;
+pub mod whole_batch;
 
 /// Creates a frame of `batch_count` batches of `records_each` records with `value_bytes` of JSON-like text.
 pub fn frame(batch_count: usize, records_each: usize, value_bytes: usize, compression: Compression) -> Bytes {

@@ -7,13 +7,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use kafka_protocol::records::Compression;
+use lighterman_benches::whole_batch::whole_batches;
 use lighterman_benches::{
     FILTER_TOP, PartitionScratch, committed, envelope, filters, frame, json_frame, ledger, payload, sift,
     start_plan, walk,
 };
 
-const WORKLOADS: [&str; 6] =
-    ["cursor_1kib", "payload_1kib", "payload_100b", "ledger", "filter_1pct_1kib", "start_plan_10k"];
+const WORKLOADS: [&str; 8] = [
+    "cursor_1kib",
+    "payload_1kib",
+    "payload_100b",
+    "batches_1kib_x_100",
+    "batches_1kib_x_1",
+    "ledger",
+    "filter_1pct_1kib",
+    "start_plan_10k",
+];
 const TOLERANCE: f64 = 0.02;
 
 fn main() -> Result<()> {
@@ -38,6 +47,7 @@ fn run(name: &str, times: u64) -> Result<()> {
     let (envelope, mut scratch) = (envelope(), PartitionScratch::default());
     let large = frame(16, 63, 1024, Compression::None);
     let small = frame(2, 500, 100, Compression::None);
+    let frame_of_1_000 = frame(10, 100, 1024, Compression::None);
     let (orders, wanted) = (json_frame(10, 100), filters(FILTER_TOP));
     let (commits, owned) = (committed(10_000), (0..10_000).collect::<Vec<i32>>());
     for _ in 0..times {
@@ -46,6 +56,8 @@ fn run(name: &str, times: u64) -> Result<()> {
             "payload_1kib" => payload(&large, &envelope, &mut scratch),
             "payload_100b" => payload(&small, &envelope, &mut scratch),
             "filter_1pct_1kib" => sift(&orders, &wanted),
+            "batches_1kib_x_100" => whole_batches(&frame_of_1_000, &envelope, 100) as usize,
+            "batches_1kib_x_1" => whole_batches(&frame_of_1_000, &envelope, 1) as usize,
             "ledger" => ledger(8_000) as usize,
             "start_plan_10k" => start_plan(&commits, &owned),
             other => bail!("no workload {other}"),
@@ -80,7 +92,7 @@ fn check() -> Result<()> {
         let before =
             *known.get(&name).with_context(|| format!("{name} is not in counts.json: counts write"))?;
         let change = now as f64 / before as f64 - 1.0;
-        println!("{name:<16} {now:>12} instructions  {:+.2} %", change * 100.0);
+        println!("{name:<18} {now:>12} instructions  {:+.2} %", change * 100.0);
         if change.abs() > TOLERANCE {
             moved.push(name);
         }
