@@ -11,24 +11,34 @@ pub(super) fn decimal_len(value: i64) -> usize {
     magnitude.checked_ilog10().map_or(1, |log| log as usize + 1) + usize::from(value < 0)
 }
 
+/// Text of the numbers from 00 to 99.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut table = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        table[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    table
+};
+
 /// Appends `value` in decimal.
 #[inline]
 pub(super) fn append_decimal(value: i64, into: &mut BytesMut) {
     let mut digits = [0u8; DIGITS_MAX];
     let mut at = DIGITS_MAX;
     let mut left = value.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
-        }
+    while left >= 100 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[(left % 100) as usize]);
+        left /= 100;
     }
+    at -= 2;
+    digits[at..at + 2].copy_from_slice(&PAIRS[left as usize]);
     if value < 0 {
         into.put_u8(b'-');
     }
-    into.put_slice(&digits[at..]);
+    into.put_slice(&digits[at + usize::from(left < 10)..]);
 }
 
 /// Returns the length of `byte` as a signed number.
@@ -110,8 +120,16 @@ fn lossy(bytes: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
+/// True if the string literal of `bytes` is `bytes` itself in quotes, as with nearly all header names.
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| (b' '..=b'~').contains(byte) && *byte != b'"' && *byte != b'\\')
+}
+
 /// Returns the length of the string literal `"…"`.
 pub(super) fn string_len(bytes: &[u8]) -> usize {
+    if is_plain(bytes) {
+        return bytes.len() + 2;
+    }
     let inside: usize = lossy(bytes)
         .flat_map(str::chars)
         .map(|character| escape(character).map_or(character.len_utf8(), str::len))
@@ -122,6 +140,11 @@ pub(super) fn string_len(bytes: &[u8]) -> usize {
 /// Appends the string literal `"…"`.
 pub(super) fn append_string(bytes: &[u8], into: &mut BytesMut) {
     into.put_u8(b'"');
+    if is_plain(bytes) {
+        into.put_slice(bytes);
+        into.put_u8(b'"');
+        return;
+    }
     for character in lossy(bytes).flat_map(str::chars) {
         match escape(character) {
             Some(escaped) => into.put_slice(escaped.as_bytes()),
@@ -129,4 +152,35 @@ pub(super) fn append_string(bytes: &[u8], into: &mut BytesMut) {
         }
     }
     into.put_u8(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn number() -> impl Strategy<Value = i64> {
+        (any::<i64>(), 0_u32..63).prop_map(|(value, shift)| value >> shift)
+    }
+
+    proptest! {
+        #[test]
+        fn decimal_equals_that_of_the_formatter(value in prop_oneof![number(), Just(i64::MIN), Just(i64::MAX)]) {
+            let mut text = BytesMut::new();
+            append_decimal(value, &mut text);
+            let expected = value.to_string();
+            prop_assert_eq!(&text[..], expected.as_bytes());
+            prop_assert_eq!(decimal_len(value), text.len());
+        }
+
+        #[test]
+        fn string_equals_that_of_serde_json(name in "[ -~\\u{0}-\\u{1f}\\u{7f}éß✓]{0,12}") {
+            let mut text = BytesMut::new();
+            append_string(name.as_bytes(), &mut text);
+            let read: String = serde_json::from_slice(&text).expect("JSON");
+            prop_assert_eq!(&read, &name);
+            prop_assert_eq!(string_len(name.as_bytes()), text.len());
+        }
+    }
 }
