@@ -105,6 +105,10 @@ pub(crate) struct LoadArguments {
     /// Duration of an invocation, in milliseconds
     #[arg(long, default_value_t = 0)]
     pub(crate) function_ms: u64,
+    /// Serve the function over HTTPS, with TLS 1.3 only, instead of plain HTTP. Node and loop trust a certificate that is made for the
+    /// run, and the function selects the cipher, AES-128-GCM, for both
+    #[arg(long)]
+    pub(crate) function_tls: bool,
     /// Milliseconds by which the response to each commit is delayed, as by replicas, for node and loop alike
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000))]
     pub(crate) commit_delay_ms: u64,

@@ -1,13 +1,15 @@
 //! The hand-written loop of `examples/baseline.rs` as a process. It is an example so that only it depends on its
 //! Kafka client, a C library.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::contender::TRUST_VARIABLE;
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const END_DEADLINE: Duration = Duration::from_secs(30);
@@ -33,6 +35,8 @@ pub struct BaselineSource<'r> {
     pub commits_each: bool,
     /// `AWS_ENDPOINT_URL_LAMBDA`.
     pub endpoint: &'r str,
+    /// `SSL_CERT_FILE`: PEM file of the roots to trust instead of the machine's.
+    pub trust_file: Option<&'r Path>,
 }
 
 /// Returns the path of `examples/baseline` next to this program, or next to its folder, as for tests.
@@ -57,6 +61,7 @@ impl BaselineProcess {
             .env("AWS_ENDPOINT_URL_LAMBDA", reads.endpoint)
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
+            .envs(reads.trust_file.map(|roots| (TRUST_VARIABLE, roots)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

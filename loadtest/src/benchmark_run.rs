@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::checker::check;
 use crate::contender::{Contender, ContenderSetup, StartedContender};
-use crate::function::{ArrivalCount, FakeLambda};
+use crate::function::{ArrivalCount, FakeLambda, HandshakeCount};
 use crate::latency::{LatencyPercentiles, LatencyStopwatch};
 use crate::open_loop::{OpenLoop, OpenLoopTarget, WrittenRecords};
 use crate::process::{cpu_us, resident_peak_kib};
@@ -38,6 +38,8 @@ pub struct BenchFigures {
     pub resident_kib: u64,
     /// Deliveries beyond the first.
     pub repeated: u64,
+    /// TLS handshakes of the whole run; `None` over plain HTTP.
+    pub handshakes: Option<u64>,
     /// Latency from due time to arrival, at a fixed rate only.
     pub latency: Option<BenchLatency>,
 }
@@ -71,6 +73,7 @@ impl BenchEnv<'_> {
         produced: &ProducedOffsets,
     ) -> Result<BenchFigures> {
         self.lambda.clear();
+        let shaken = self.lambda.handshakes();
         let mut started = who.start(setup, run).await?;
         let (before, began) = (cpu_us(started.pid())?, Instant::now());
         let group = started.begin().await?;
@@ -81,7 +84,8 @@ impl BenchEnv<'_> {
             println!("not drained within {} s", self.limit.as_secs());
         }
         let expected = drained.then_some(produced);
-        self.finish(started, &setup.topic, &group, expected, (spent_us, began)).await
+        let figures = self.finish(started, &setup.topic, &group, expected, (spent_us, began)).await?;
+        Ok(BenchFigures { handshakes: self.handshakes_since(shaken)?, ..figures })
     }
 
     /// Writes at a fixed rate to a new topic while the contender reads it.
@@ -99,6 +103,7 @@ impl BenchEnv<'_> {
         let count = rate * (WARM_UP + lasting).as_secs();
         let open_loop = OpenLoop::connect(&target, RateSchedule::even(rate, count)).await?;
         self.lambda.clear();
+        let shaken = self.lambda.handshakes();
         let mut started = who.start(setup, &setup.topic).await?;
         let began = Instant::now();
         let group = started.begin().await?;
@@ -114,7 +119,16 @@ impl BenchEnv<'_> {
         ensure!(arrived, "{} of {count} records arrived", self.lambda.tally().records);
         ensure!(took.count() as u64 >= rate * lasting.as_secs(), "only {} records were timed", took.count());
         let figures = self.finish(started, &setup.topic, &group, Some(&produced), (spent_us, began)).await?;
-        Ok(BenchFigures { latency: Some(BenchLatency { took, lateness }), ..figures })
+        let handshakes = self.handshakes_since(shaken)?;
+        Ok(BenchFigures { handshakes, latency: Some(BenchLatency { took, lateness }), ..figures })
+    }
+
+    /// Returns the handshakes since `before`. A connection that was not TLS 1.3 is an error.
+    fn handshakes_since(&self, before: Option<HandshakeCount>) -> Result<Option<u64>> {
+        let Some((before, after)) = before.zip(self.lambda.handshakes()) else { return Ok(None) };
+        let refused = after.refused - before.refused;
+        ensure!(refused == 0, "{refused} connections to the function failed to agree on TLS 1.3");
+        Ok(Some(after.completed - before.completed))
     }
 
     /// Writes one record to each partition and waits until all are committed, so that every partition is being
@@ -175,6 +189,7 @@ fn figures(
         cpu_us,
         resident_kib,
         repeated,
+        handshakes: None,
         latency: None,
     }
 }

@@ -1,5 +1,6 @@
 //! Contenders of a benchmark: a node and the baseline, started, measured and stopped in the same way.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,8 @@ use tempfile::TempDir;
 use crate::baseline::{BaselineProcess, BaselineSource};
 use crate::node::NodeProcess;
 
+/// Environment variable that replaces the machine's roots, for the node's TLS and the SDK's alike.
+pub(crate) const TRUST_VARIABLE: &str = "SSL_CERT_FILE";
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Kind of contender.
@@ -29,6 +32,8 @@ pub struct ContenderSetup {
     pub topic: String,
     /// `AWS_ENDPOINT_URL_LAMBDA`.
     pub endpoint: String,
+    /// PEM file of the roots to trust instead of the machine's, for an HTTPS endpoint of its own.
+    pub trust_file: Option<PathBuf>,
     /// `BatchSize`.
     pub batch: u32,
     /// `MaximumBatchingWindowInSeconds` of the node; the baseline never waits.
@@ -67,8 +72,11 @@ impl Contender {
         let (pid, process) = match self {
             Self::Node => {
                 let data = tempfile::tempdir()?;
-                let settings: Vec<(&str, &str)> =
+                let mut settings: Vec<(&str, &str)> =
                     setup.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
+                if let Some(roots) = &setup.trust_file {
+                    settings.push((TRUST_VARIABLE, roots.to_str().context("a path in UTF-8")?));
+                }
                 let node = NodeProcess::start(data.path(), &setup.endpoint, &settings).await?;
                 (node.pid(), ContenderProcess::Node { node, _data: data })
             }
@@ -76,7 +84,16 @@ impl Contender {
                 let group = format!("baseline-{run}");
                 let (servers, topic, endpoint) = (&setup.servers, &setup.topic, &setup.endpoint);
                 let (batch, commits_each) = (setup.batch, setup.baseline_commits_each);
-                let reads = BaselineSource { servers, topic, group: &group, batch, commits_each, endpoint };
+                let trust_file = setup.trust_file.as_deref();
+                let reads = BaselineSource {
+                    servers,
+                    topic,
+                    group: &group,
+                    batch,
+                    commits_each,
+                    endpoint,
+                    trust_file,
+                };
                 let baseline = BaselineProcess::start(&reads).await?;
                 (baseline.pid(), ContenderProcess::Baseline { baseline, group })
             }

@@ -6,6 +6,7 @@ mod arguments;
 mod chaos_runs;
 mod scenarios;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
     kafka_dist::install(&arguments.kafka)?;
     let kafka = RealKafka::start(&arguments.kafka)?;
     let mut producer = TestProducer::connect(&kafka.servers()).await?;
-    let lambda = FakeLambda::start().await?;
+    let lambda = FakeLambda::start_with(arguments.function_tls).await?;
     let wait = Duration::from_millis(arguments.function_ms);
     lambda.set_script(move |_| InvocationAction::Succeed(wait));
     let slow_commits = slow_commits(&kafka, arguments.commit_delay_ms).await?;
@@ -57,6 +58,7 @@ async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
             servers: slow_commits.as_ref().map_or_else(|| kafka.servers(), FaultProxy::address),
             topic: format!("load-{index}"),
             endpoint: lambda.endpoint_url(),
+            trust_file: lambda.trust_file().map(Path::to_owned),
             batch: load.batch,
             window_seconds: load.window_seconds,
             baseline_commits_each: arguments.baseline_commits_each,
@@ -64,8 +66,11 @@ async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
             settings: arguments.settings()?,
         };
         println!(
-            "\nkafka {}, {load}, function {} ms, commits {} ms slower",
-            arguments.kafka, arguments.function_ms, arguments.commit_delay_ms
+            "\nkafka {}, {load}, function {} ms over {}, commits {} ms slower",
+            arguments.kafka,
+            arguments.function_ms,
+            if arguments.function_tls { "TLS 1.3" } else { "plain HTTP" },
+            arguments.commit_delay_ms
         );
         let runs = measure(ground, &arguments, load, setup).await?;
         print!("{}", runs.table());

@@ -17,7 +17,7 @@ struct ReportMeasure {
     digits: usize,
 }
 
-const MEASURES: [ReportMeasure; 11] = [
+const MEASURES: [ReportMeasure; 12] = [
     ReportMeasure { name: "records/s", of: records_per_second, digits: 0 },
     ReportMeasure {
         name: "records an invocation",
@@ -34,6 +34,11 @@ const MEASURES: [ReportMeasure; 11] = [
         name: "CPU us an invocation",
         of: |run| per(run.cpu_us as f64, run.invocations),
         digits: 1,
+    },
+    ReportMeasure {
+        name: "TLS 1.3 handshakes",
+        of: |run| run.handshakes.map(|count| count as f64),
+        digits: 0,
     },
     ReportMeasure {
         name: "resident MiB at most",
@@ -169,6 +174,7 @@ mod tests {
             cpu_us,
             resident_kib: 2_048,
             repeated: 0,
+            handshakes: None,
             latency: None,
         };
         let mut runs = ScenarioRuns::default();

@@ -34,6 +34,9 @@ pub(crate) struct ScenarioArguments {
     /// Setting of the nodes, as in their environment; may be given several times
     #[arg(long = "set", value_name = "LIGHTERMAN_KEY=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
+    /// Serve the function over HTTPS, with TLS 1.3 only, and a certificate that is made for the run
+    #[arg(long)]
+    function_tls: bool,
     /// Omit the progress line of each second
     #[arg(long)]
     quiet: bool,
@@ -65,9 +68,9 @@ pub(crate) async fn run(arguments: ScenarioArguments) -> Result<ExitCode> {
     let old = arguments.compare.as_deref().map(figures_of).transpose()?;
     build_node()?;
     announce(&scenario, &arguments.kafka);
-    let progress = !arguments.quiet;
+    let (function_tls, progress) = (arguments.function_tls, !arguments.quiet);
     let (scale, kafka, settings) = (arguments.scale, &arguments.kafka, &arguments.set);
-    let run = ScenarioRun { scenario: &scenario, scale, kafka, settings, progress };
+    let run = ScenarioRun { scenario: &scenario, scale, kafka, settings, function_tls, progress };
     let outcome = run.go().await?;
     let comparison = old.map(|old| RunComparison::of(&old, &outcome));
     tell(&outcome, comparison.as_ref());

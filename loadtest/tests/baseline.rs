@@ -24,6 +24,7 @@ async fn baseline_stopped_during_invocation_commits_its_batch() -> Result<()> {
         servers,
         topic: "orders".to_owned(),
         endpoint: lambda.endpoint_url(),
+        trust_file: None,
         batch: 100,
         window_seconds: None,
         baseline_commits_each: false,

@@ -9,10 +9,10 @@ use loadtest::html_report::page;
 use loadtest::run::{KafkaChoice, ScenarioRun};
 use loadtest::scenario::{LoadScenario, parse, read};
 
-async fn run(scenario: &LoadScenario, scale: f64) -> Result<RunFigures> {
-    let run = ScenarioRun { scenario, scale, kafka: &KafkaChoice::Embedded, settings: &[], progress: false }
-        .go()
-        .await?;
+async fn run(scenario: &LoadScenario, scale: f64, function_tls: bool) -> Result<RunFigures> {
+    let kafka = &KafkaChoice::Embedded;
+    let run = ScenarioRun { scenario, scale, kafka, settings: &[], function_tls, progress: false };
+    let run = run.go().await?;
     ensure!(run.is_clean(), "{:?}", run.problems);
     ensure!(run.records == run.delivered, "{} of {}", run.delivered, run.records);
     let partitions = scenario.partitions as u64;
@@ -24,7 +24,7 @@ async fn run(scenario: &LoadScenario, scale: f64) -> Result<RunFigures> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_steady_scenario_is_measured_and_reported() -> Result<()> {
     let scenario = read("steady")?.scaled(0.1);
-    let run = run(&scenario, 0.1).await?;
+    let run = run(&scenario, 0.1, false).await?;
     ensure!((run.repeated, run.repeated_max) == (0, 0), "no record repeats");
     ensure!(run.samples.len() >= 3, "{:?}", run.samples);
     let seconds = run.samples.iter().filter(|sample| sample.latency.is_some()).count();
@@ -45,7 +45,7 @@ async fn short_steady_scenario_is_measured_and_reported() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_node_scenario_shows_a_gap() -> Result<()> {
     let scenario = read("node-killed")?.scaled(0.1);
-    let run = run(&scenario, 0.1).await?;
+    let run = run(&scenario, 0.1, false).await?;
     let labels: Vec<&str> = run.marks.iter().map(|mark| &*mark.label).collect();
     ensure!(labels == ["kill -9 node 1", "node 1 is back"], "{labels:?}");
     ensure!(run.repeated <= run.repeated_max, "{}", run.repeated);
@@ -56,6 +56,14 @@ async fn killed_node_scenario_shows_a_gap() -> Result<()> {
     ensure!(run.samples.iter().any(|sample| sample.lag > Some(0.0)), "{:?}", run.samples);
     // Records due meanwhile wait, and no node owns their partitions and reports their lag.
     ensure!(run.waiting_max > 50.0, "{:?}", run.samples);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steady_scenario_runs_over_tls() -> Result<()> {
+    let scenario = read("steady")?.scaled(0.05);
+    let run = run(&scenario, 0.05, true).await?;
+    ensure!(run.machine.ends_with("the function over TLS 1.3"), "{}", run.machine);
     Ok(())
 }
 
@@ -70,6 +78,7 @@ async fn unfinished_work_is_reported_without_hang() -> Result<()> {
         scale: 1.0,
         kafka: &KafkaChoice::Embedded,
         settings: &[],
+        function_tls: false,
         progress: false,
     }
     .go()

@@ -1,30 +1,25 @@
 //! Fake Lambda endpoint that follows a script and records every invocation in order.
 
+mod connection;
 mod reply;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use self::connection::{KafkaEvent, serve_connection};
 pub use self::reply::request_id;
-use self::reply::{function_in, plain, ran, refuse, report_of};
-use crate::fault_proxy::FaultRandom;
+use self::tls::EndpointTls;
+pub use self::tls::HandshakeCount;
 use crate::latency::{self, LatencyStopwatch};
 
 /// Action of the function for one invocation.
@@ -127,6 +122,8 @@ pub struct ArrivalCount {
 }
 
 struct LambdaState {
+    /// Of an endpoint that serves HTTPS.
+    tls: Option<EndpointTls>,
     events: Mutex<Vec<TimedEvent>>,
     /// The same events by function.
     of_functions: Mutex<BTreeMap<String, Vec<InvocationEvent>>>,
@@ -139,29 +136,30 @@ struct LambdaState {
     listeners: Mutex<JoinSet<()>>,
 }
 
-#[derive(Deserialize)]
-struct KafkaEvent<'e> {
-    #[serde(borrow)]
-    records: BTreeMap<String, Vec<KafkaRecord<'e>>>,
-}
-
-#[derive(Deserialize)]
-struct KafkaRecord<'e> {
-    partition: i32,
-    offset: i64,
-    /// Raw JSON of the value: base64 in quotes. Decoded only while a stopwatch runs.
-    #[serde(borrow)]
-    value: Option<&'e RawValue>,
-}
-
 /// Default timeout in `GetFunctionConfiguration`, in seconds: the time for which an unknown outcome is awaited.
 pub const FUNCTION_TIMEOUT_SECONDS: u64 = 1;
 
 impl FakeLambda {
     /// Starts an endpoint on loopback that succeeds immediately until a script is set.
     pub async fn start() -> Result<Self> {
+        Self::start_over(None).await
+    }
+
+    /// Starts an endpoint like [`Self::start`] that serves HTTPS, with TLS 1.3 only. Its clients must trust
+    /// [`Self::trust_file`].
+    pub async fn start_tls() -> Result<Self> {
+        Self::start_over(Some(EndpointTls::create()?)).await
+    }
+
+    /// Starts an endpoint over TLS if `tls`, and over plain HTTP otherwise.
+    pub async fn start_with(tls: bool) -> Result<Self> {
+        if tls { Self::start_tls().await } else { Self::start().await }
+    }
+
+    async fn start_over(tls: Option<EndpointTls>) -> Result<Self> {
         let succeed: InvocationScript = Arc::new(|_| InvocationAction::Succeed(Duration::ZERO));
         let shared = Arc::new(LambdaState {
+            tls,
             events: Mutex::new(Vec::new()),
             of_functions: Mutex::default(),
             tally: Mutex::default(),
@@ -178,12 +176,22 @@ impl FakeLambda {
 
     /// Opens another endpoint of the same functions, whose events are recorded with this caller.
     pub async fn listen_for(&self, caller: u32) -> Result<String> {
-        Ok(format!("http://{}", self.shared.listen(caller).await?))
+        Ok(self.shared.url(self.shared.listen(caller).await?))
     }
 
-    /// Returns the `http://…` URL for `AWS_ENDPOINT_URL_LAMBDA`.
+    /// Returns the URL for `AWS_ENDPOINT_URL_LAMBDA`.
     pub fn endpoint_url(&self) -> String {
-        format!("http://{}", self.address)
+        self.shared.url(self.address)
+    }
+
+    /// Returns the PEM file for `SSL_CERT_FILE`; `None` without TLS. It is deleted with the endpoint.
+    pub fn trust_file(&self) -> Option<&Path> {
+        self.shared.tls.as_ref().map(EndpointTls::trust_file)
+    }
+
+    /// Returns the number of TLS handshakes since the start; `None` without TLS.
+    pub fn handshakes(&self) -> Option<HandshakeCount> {
+        self.shared.tls.as_ref().map(EndpointTls::handshakes)
     }
 
     /// Sets the script for further invocations.
@@ -245,6 +253,11 @@ impl FakeLambda {
 }
 
 impl LambdaState {
+    fn url(&self, address: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}")
+    }
+
     async fn listen(self: &Arc<Self>, caller: u32) -> Result<SocketAddr> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -254,14 +267,21 @@ impl LambdaState {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 let Some(shared) = shared.upgrade() else { return };
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| serve(Arc::clone(&shared), caller, request));
-                    // A service error is the intended way to close a connection.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-                });
+                tokio::spawn(async move { shared.accept(caller, stream).await });
             }
         });
         Ok(address)
+    }
+
+    async fn accept(self: Arc<Self>, caller: u32, stream: TcpStream) {
+        match &self.tls {
+            None => serve_connection(self, caller, stream).await,
+            Some(tls) => {
+                if let Ok(stream) = tls.accept(stream).await {
+                    serve_connection(Arc::clone(&self), caller, stream).await;
+                }
+            }
+        }
     }
 
     fn happened(&self, function: &str, caller: u32, event: InvocationEvent) {
@@ -293,91 +313,4 @@ impl LambdaState {
             }
         }
     }
-}
-
-/// Service error that closes a connection.
-#[derive(Debug)]
-struct ConnectionCut;
-
-impl std::fmt::Display for ConnectionCut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("connection cut on purpose")
-    }
-}
-
-impl std::error::Error for ConnectionCut {}
-
-async fn serve(
-    shared: Arc<LambdaState>,
-    caller: u32,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, ConnectionCut> {
-    if request.uri().path().ends_with("/configuration") {
-        let seconds = shared.timeout_seconds.load(Ordering::Relaxed);
-        let body = format!(r#"{{"FunctionName":"f","Timeout":{seconds}}}"#);
-        return Ok(Response::new(Full::from(body)));
-    }
-    let function = function_in(request.uri().path()).to_owned();
-    let body = request.into_body().collect().await.map_err(|_| ConnectionCut)?.to_bytes();
-    let arrived = Instant::now();
-    let Ok(event) = serde_json::from_slice::<KafkaEvent<'_>>(&body) else {
-        return Ok(plain(400, r#"{"message":"not a Kafka event"}"#));
-    };
-    let id = shared.next.fetch_add(1, Ordering::Relaxed);
-    let script = Arc::clone(&shared.script.lock());
-    let (failed, names) = shared.poisoned_in(&event);
-    let failing = if names { InvocationAction::Report } else { InvocationAction::FunctionError };
-    let act = match script(id) {
-        InvocationAction::Succeed(_) if !failed.is_empty() => failing,
-        act => act,
-    };
-    let (act, failed) = if act == InvocationAction::ReportSome {
-        (InvocationAction::Report, some_of(id, &event))
-    } else {
-        (act, failed)
-    };
-    if !act.runs() {
-        // The function never ran, so there is no event to record.
-        return refuse(act);
-    }
-    if act.succeeds() {
-        shared.note(&event, body.len(), arrived);
-    }
-    let topic =
-        event.records.keys().next().and_then(|key| key.rsplit_once('-')).map(|(topic, _)| topic.to_owned());
-    let report =
-        (act == InvocationAction::Report).then(|| report_of(topic.as_deref().unwrap_or_default(), &failed));
-    let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-    for record in event.records.into_values().flatten() {
-        offsets.entry(record.partition).or_default().push(record.offset);
-    }
-    // As at AWS, a caller that disconnects does not stop the function.
-    let run = tokio::spawn(async move {
-        shared.happened(&function, caller, InvocationEvent::Start { id, offsets });
-        if let InvocationAction::Succeed(wait) = act
-            && !wait.is_zero()
-        {
-            tokio::time::sleep(wait).await;
-        }
-        let failed = if act == InvocationAction::Report { failed } else { BTreeSet::new() };
-        shared.happened(&function, caller, InvocationEvent::End { id, act, failed });
-    });
-    run.await.map_err(|_| ConnectionCut)?;
-    match act {
-        InvocationAction::CutAfter => Err(ConnectionCut),
-        InvocationAction::Hang => std::future::pending().await,
-        InvocationAction::FunctionError => {
-            let mut response = ran(id, r#"{"errorType":"Boom","errorMessage":"on purpose"}"#);
-            response
-                .headers_mut()
-                .insert("x-amz-function-error", http::HeaderValue::from_static("Unhandled"));
-            Ok(response)
-        }
-        _ => Ok(ran(id, report.unwrap_or_else(|| "null".to_owned()))),
-    }
-}
-
-fn some_of(id: u64, event: &KafkaEvent<'_>) -> BTreeSet<(i32, i64)> {
-    let places = event.records.values().flatten().map(|record| (record.partition, record.offset));
-    places.filter(|(_, offset)| FaultRandom(id ^ *offset as u64).below(4) == 0).collect()
 }

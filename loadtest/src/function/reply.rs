@@ -7,7 +7,8 @@ use http::Response;
 use http_body_util::Full;
 use serde_json::json;
 
-use super::{ConnectionCut, InvocationAction};
+use super::InvocationAction;
+use super::connection::ConnectionCut;
 
 /// Extracts the function's name: `f` of `/2015-03-31/functions/f/invocations`, or the last part of an ARN.
 pub(super) fn function_in(path: &str) -> &str {

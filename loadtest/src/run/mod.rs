@@ -18,6 +18,7 @@ use fleet::{FleetEvents, FleetNodeSettings, NodeFleet};
 use sampler::{RunSampler, SamplerResult};
 
 use crate::checker::{HistoryVerdict, check};
+use crate::contender::TRUST_VARIABLE;
 use crate::figures::{PercentilesMs, RunFigures, SecondSample};
 use crate::function::{ArrivalCount, FakeLambda};
 use crate::latency::{LatencyPercentiles, LatencyStopwatch};
@@ -45,6 +46,8 @@ pub struct ScenarioRun<'r> {
     pub kafka: &'r KafkaChoice,
     /// Settings of the nodes as environment variables, which override the scenario's.
     pub settings: &'r [(String, String)],
+    /// True if the function is served over TLS 1.3.
+    pub function_tls: bool,
     /// True if progress is printed on standard output.
     pub progress: bool,
 }
@@ -95,8 +98,11 @@ impl ScenarioRun<'_> {
         let (partitions, value_bytes) = (scenario.partitions, scenario.value_bytes);
         let target = OpenLoopTarget { servers, topic, partitions, value_bytes };
         let open_loop = OpenLoop::connect(&target, scenario.schedule()).await?;
-        let lambda = FakeLambda::start().await?;
+        let lambda = FakeLambda::start_with(self.function_tls).await?;
         let mut orders = FleetNodeSettings::of(scenario, servers, topic, lambda.endpoint_url());
+        if let Some(roots) = lambda.trust_file() {
+            orders.settings.push((TRUST_VARIABLE.to_owned(), roots.display().to_string()));
+        }
         orders.settings.extend_from_slice(self.settings);
         let group = orders.group.clone();
         let fleet = NodeFleet::start(orders, scenario.nodes.count).await?;
@@ -179,7 +185,7 @@ impl ScenarioRun<'_> {
             scenario: scenario.name.clone(),
             kafka: self.kafka.to_string(),
             scale: self.scale,
-            machine: machine(),
+            machine: machine(self.function_tls),
             problems,
             records: left.produced.values().map(|offsets| offsets.len() as u64).sum(),
             delivered: verdict.delivered,
@@ -203,10 +209,11 @@ impl ScenarioRun<'_> {
     }
 }
 
-fn machine() -> String {
+fn machine(function_tls: bool) -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let built = if cfg!(debug_assertions) { "not optimised" } else { "optimised" };
-    format!("{cpus} CPUs for Kafka, the function, the producer and the nodes; {built}")
+    let wire = if function_tls { ", the function over TLS 1.3" } else { "" };
+    format!("{cpus} CPUs for Kafka, the function, the producer and the nodes; {built}{wire}")
 }
 
 /// Returns the violations in sentences.

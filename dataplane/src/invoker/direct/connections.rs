@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::CipherSuite;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -123,6 +125,13 @@ where
     Ok(sender)
 }
 
+/// Prefers AES-128-GCM, which takes a tenth less CPU than AES-256-GCM, to servers that follow their client's order.
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|offered| offered.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
 fn tls(host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -130,8 +139,7 @@ fn tls(host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
     if roots.is_empty() {
         return Err(io::Error::other("this machine has no root certificates: install ca-certificates"));
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
@@ -139,4 +147,17 @@ fn tls(host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cheapest_cipher_is_offered_first() {
+        let suites = provider().cipher_suites;
+        assert_eq!(suites[0].suite(), CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let usual = rustls::crypto::aws_lc_rs::default_provider().cipher_suites;
+        assert_eq!(suites.len(), usual.len(), "none is left out");
+    }
 }
