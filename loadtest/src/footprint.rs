@@ -28,7 +28,7 @@ const MIB_IN_KIB: f64 = 1024.0;
 /// Mappings and partitions of an idle node, with the limits that its cost is held against.
 #[derive(Clone, Copy, Debug)]
 pub struct IdleLoad {
-    /// Number of mappings, all of the same topic.
+    /// Number of mappings, all of the same topic, each with a function of its own.
     pub mappings: usize,
     /// Partitions of the topic.
     pub partitions: i32,
@@ -83,6 +83,7 @@ impl fmt::Display for NodeFootprint {
         let memory = &self.memory;
         writeln!(f, "{:34}{:>12.1}", "resident MiB", mib(memory.resident))?;
         writeln!(f, "{:34}{:>12.1}", "  of that allocated (anonymous)", mib(memory.anonymous))?;
+        writeln!(f, "{:34}{:>12.1}", "    in pages of 2 MiB", mib(memory.huge))?;
         writeln!(f, "{:34}{:>12.1}", "  of that files (program, libraries)", mib(memory.file))?;
         writeln!(f, "{:34}{:>12.1}", "resident MiB at most", mib(self.peak_kib))?;
         writeln!(f, "{:34}{:>12}", "threads", self.threads)?;
@@ -106,8 +107,9 @@ impl IdleLoad {
         all.extend(settings.iter().map(|(name, value)| (&**name, &**value)));
         let all: Vec<(&str, &str)> = all.into_iter().collect();
         let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &all).await?;
-        for _ in 0..self.mappings {
-            node.create_mapping(&servers, TOPIC, json!({})).await?;
+        for function in 0..self.mappings {
+            let function = json!({"FunctionName": format!("f-{function}")});
+            node.create_mapping(&servers, TOPIC, function).await?;
         }
         self.await_deliveries(&lambda).await?;
         tokio::time::sleep(REST).await;
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn excess_names_each_limit_that_is_exceeded() {
-        let memory = ProcessMemory { resident: 30 * 1024, anonymous: 10 * 1024, file: 20 * 1024 };
+        let memory = ProcessMemory { resident: 30 * 1024, anonymous: 10 * 1024, file: 20 * 1024, huge: 0 };
         let cost = NodeFootprint {
             memory,
             peak_kib: 40 * 1024,

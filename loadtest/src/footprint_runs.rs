@@ -108,13 +108,16 @@ pub(crate) struct SweepArguments {
 /// Measures a sweep.
 pub(crate) async fn sweep(arguments: SweepArguments) -> Result<ExitCode> {
     build_node()?;
+    // Overridden by a later one of the same name.
+    let mut settings = vec![("LIGHTERMAN_LOG_LEVEL".to_owned(), "error".to_owned())];
+    settings.extend(arguments.set);
     let sweep = PartitionSweep {
         partitions: arguments.partitions,
         rate: arguments.rate,
         lasting: Duration::from_secs(arguments.seconds),
         value_bytes: arguments.value_bytes,
         consumers: arguments.consumers,
-        settings: arguments.set,
+        settings,
     };
     let mut points: Vec<SweepPoint> = Vec::new();
     println!("{:>12}{:>16}{:>24}{:>16}", "partitions", "CPU us/record", "records/invocation", "MiB at most");

@@ -39,6 +39,8 @@ pub struct ProcessMemory {
     pub anonymous: u64,
     /// Pages of the program and its libraries, which the system can drop and read again.
     pub file: u64,
+    /// Anonymous memory in pages of 2 MiB, which are resident whole, however little of them is used.
+    pub huge: u64,
 }
 
 impl ProcessMemory {
@@ -48,6 +50,7 @@ impl ProcessMemory {
             resident: resident_kib(pid)?,
             anonymous: status_kib(pid, "RssAnon:")?,
             file: status_kib(pid, "RssFile:")?,
+            huge: kib_in(&format!("/proc/{pid}/smaps_rollup"), "AnonHugePages:")?,
         })
     }
 }
@@ -69,8 +72,12 @@ pub fn wakeups(pid: u32) -> Result<u64> {
 }
 
 fn status_kib(pid: u32, field: &'static str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    kib_in(&format!("/proc/{pid}/status"), field)
+}
+
+fn kib_in(path: &str, field: &'static str) -> Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     kib.with_context(|| format!("no {field} in /proc"))
 }
