@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use loadtest::kafka_dist::version;
 use loadtest::latency::VALUE_BYTES_MIN;
 
-use crate::{chaos_runs, scenarios};
+use crate::{chaos_runs, footprint_runs, scenarios};
 
 const DRAIN_SECONDS_MAX: u64 = 300;
 const STEADY_SECONDS: u64 = 20;
@@ -53,6 +53,10 @@ pub(crate) enum LoadtestCommand {
     // The alias goes with the next release.
     #[command(alias = "ordeal")]
     Chaos(chaos_runs::ChaosArguments),
+    /// Measure a node that is idle
+    Footprint(footprint_runs::FootprintArguments),
+    /// Measure the cost per record as partitions grow
+    PartitionsSweep(footprint_runs::SweepArguments),
     /// Name of a scenario, and the arguments of `run`
     #[command(external_subcommand)]
     Named(Vec<String>),

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod chaos_runs;
+mod footprint_runs;
 mod scenarios;
 
 use std::path::Path;
@@ -32,6 +33,8 @@ async fn main() -> Result<ExitCode> {
         None => drain_or_pace(line.arguments).await.map(|()| ExitCode::SUCCESS),
         Some(LoadtestCommand::List) => scenarios::list().map(|()| ExitCode::SUCCESS),
         Some(LoadtestCommand::Chaos(arguments)) => chaos_runs::run(arguments).await,
+        Some(LoadtestCommand::Footprint(arguments)) => footprint_runs::footprint(arguments).await,
+        Some(LoadtestCommand::PartitionsSweep(arguments)) => footprint_runs::sweep(arguments).await,
         Some(LoadtestCommand::Run(run)) => scenarios::run(run).await,
         Some(LoadtestCommand::Named(words)) => {
             scenarios::run(scenarios::ScenarioArguments::parse_from(named(words))).await

@@ -42,7 +42,7 @@ pub(crate) struct ScenarioArguments {
     quiet: bool,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+pub(crate) fn setting(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| name.starts_with("LIGHTERMAN_"));
     let (name, value) = pair.ok_or_else(|| format!("`{text}` is not LIGHTERMAN_KEY=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))

@@ -50,15 +50,18 @@ impl fmt::Display for KafkaChoice {
 }
 
 /// A running Kafka. Dropping it stops what was started.
-pub(super) enum RunningCluster {
+pub enum RunningCluster {
+    /// Embedded broker of this process.
     Embedded(EmbeddedBroker),
+    /// Process of its own.
     Real(RealKafka),
+    /// Address of an existing broker.
     Given(String),
 }
 
 impl RunningCluster {
     /// Starts the Kafka if it is not an existing one.
-    pub(super) fn start(kafka: &KafkaChoice) -> Result<Self> {
+    pub fn start(kafka: &KafkaChoice) -> Result<Self> {
         Ok(match kafka {
             KafkaChoice::Embedded => Self::Embedded(EmbeddedBroker::start(BrokerSettings::default())?),
             KafkaChoice::Version(version) => {
@@ -70,7 +73,7 @@ impl RunningCluster {
     }
 
     /// Deletes the topic on an existing Kafka; the others end together with their data.
-    pub(super) async fn sweep(&self, topic: &str) {
+    pub async fn sweep(&self, topic: &str) {
         let Self::Given(address) = self else { return };
         let swept = async { TestProducer::connect(address).await?.delete_topic(topic).await };
         if let Err(error) = swept.await {
@@ -79,7 +82,7 @@ impl RunningCluster {
     }
 
     /// Returns `host:port`.
-    pub(super) fn servers(&self) -> String {
+    pub fn servers(&self) -> String {
         match self {
             Self::Embedded(broker) => broker.address().to_string(),
             Self::Real(kafka) => kafka.servers(),

@@ -12,8 +12,7 @@ use anyhow::{Context, Result};
 use lighterman::runtime::clock;
 use tokio::sync::oneshot;
 
-pub use cluster::KafkaChoice;
-use cluster::RunningCluster;
+pub use cluster::{KafkaChoice, RunningCluster};
 use fleet::{FleetEvents, FleetNodeSettings, NodeFleet};
 use sampler::{RunSampler, SamplerResult};
 

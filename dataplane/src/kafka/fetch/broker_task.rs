@@ -182,7 +182,7 @@ impl BrokerTask {
         let Some(mut lease) = self.lease(connection).await? else { return Ok(()) };
         let connection = self.dial(connection).await?;
         let (request, version, wait) = {
-            let fetches = self.shared.fetches.borrow();
+            let mut fetches = self.shared.fetches.borrow_mut();
             if fetches.is_empty() {
                 return Ok(());
             }

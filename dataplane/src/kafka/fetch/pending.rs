@@ -1,7 +1,7 @@
 //! Pending fetches of one broker: the fetches of the partitions that it leads, the contents of the next poll, and
 //! the effect of a response on each fetch. The code here does no I/O; the broker task polls and posts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub struct PendingFetches<W> {
     wants: BTreeMap<TopicPartition, OpenFetch<W>>,
     /// Partitions of this broker that have no buffer space at present.
     paused: BTreeMap<TopicPartition, PausedFetch<W>>,
+    /// Partitions whose pending fetch may differ from the last request. A poll must not compare all the others: with
+    /// thousands of partitions, that would be most of its cost.
+    changed: BTreeSet<TopicPartition>,
     /// Record bytes worth requesting, twice as many as the last poll returned.
     useful_bytes: usize,
 }
@@ -67,7 +70,12 @@ struct PausedFetch<W> {
 
 impl<W> Default for PendingFetches<W> {
     fn default() -> Self {
-        Self { wants: BTreeMap::new(), paused: BTreeMap::new(), useful_bytes: BYTES_MIN }
+        Self {
+            wants: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            useful_bytes: BYTES_MIN,
+        }
     }
 }
 
@@ -86,12 +94,14 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
     pub fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32, now: Moment) {
         let before = self.paused.remove(&partition).map(|resting| resting.heard);
         let heard = before.or(self.wants.get(&partition).map(|open| open.heard)).unwrap_or(now);
+        self.changed.insert(partition.clone());
         self.wants.insert(partition, OpenFetch { want, leader_epoch, heard });
     }
 
     /// Pauses a partition with a pending fetch.
     pub fn pause(&mut self, partition: &TopicPartition, now: Moment) {
         if let Some(OpenFetch { want, heard, .. }) = self.wants.remove(partition) {
+            self.changed.insert(partition.clone());
             self.paused.insert(partition.clone(), PausedFetch { answered: want, since: now, heard });
         }
     }
@@ -111,7 +121,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
 
     /// Removes the partition, pending or paused.
     pub fn forget(&mut self, partition: &TopicPartition) {
-        self.wants.remove(partition);
+        self.release(partition);
         self.paused.remove(partition);
     }
 
@@ -173,19 +183,19 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
             .collect()
     }
 
-    /// Builds the next request of `session`. `speaks_ids` is true if the broker supports topic ids.
-    pub fn next(&self, session: &mut FetchSession, speaks_ids: bool) -> SessionRequest {
-        let asked = |(partition, open): (&TopicPartition, &OpenFetch<W>)| {
-            let asked = FetchPartition {
-                topic: open.want.topic(),
-                position: open.want.position(),
-                bytes_max: open.want.bytes_max(),
-                current_leader_epoch: open.leader_epoch,
-                last_fetched_epoch: open.want.leader_epoch().unwrap_or(-1),
-            };
-            (partition.clone(), asked)
+    /// Builds the next request of `session`, which must be the one of the request before. `speaks_ids` is true if the
+    /// broker supports topic ids.
+    pub fn next(&mut self, session: &mut FetchSession, speaks_ids: bool) -> SessionRequest {
+        let (wants, changed) = (&self.wants, std::mem::take(&mut self.changed));
+        let now = |partition| {
+            let asked = wants.get(&partition).map(asked);
+            (partition, asked)
         };
-        session.next(self.wants.iter().map(asked).collect(), speaks_ids)
+        if let Some(step) = session.next_changed(changed.into_iter().map(now), speaks_ids) {
+            return step;
+        }
+        let all = wants.iter().map(|(partition, open)| (partition.clone(), asked(open)));
+        session.next(all.collect(), speaks_ids)
     }
 
     /// Returns the time that the broker may wait for records, `longest` if no partition is paused.
@@ -212,17 +222,38 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         let is_outdated = |partition: &TopicPartition, open: &mut OpenFetch<W>| {
             &*partition.topic == topic && is_another(open.want.topic(), now)
         };
-        self.wants.extract_if(.., is_outdated).map(|(_, open)| open.want).collect()
+        let outdated = self.wants.extract_if(.., is_outdated);
+        let changed = &mut self.changed;
+        outdated
+            .map(|(partition, open)| {
+                changed.insert(partition);
+                open.want
+            })
+            .collect()
     }
 
     /// Removes and returns the pending fetch of a partition that the broker does not lead.
     pub fn release(&mut self, partition: &TopicPartition) -> Option<W> {
-        self.wants.remove(partition).map(|open| open.want)
+        let open = self.wants.remove(partition)?;
+        self.changed.insert(partition.clone());
+        Some(open.want)
     }
 
     /// Removes and returns all pending fetches of a broker that is gone.
     pub fn hand_back_all(&mut self) -> Vec<W> {
-        std::mem::take(&mut self.wants).into_values().map(|open| open.want).collect()
+        let wants = std::mem::take(&mut self.wants);
+        self.changed.extend(wants.keys().cloned());
+        wants.into_values().map(|open| open.want).collect()
+    }
+}
+
+fn asked(open: &OpenFetch<impl FetchSpec>) -> FetchPartition {
+    FetchPartition {
+        topic: open.want.topic(),
+        position: open.want.position(),
+        bytes_max: open.want.bytes_max(),
+        current_leader_epoch: open.leader_epoch,
+        last_fetched_epoch: open.want.leader_epoch().unwrap_or(-1),
     }
 }
 
@@ -352,7 +383,7 @@ mod tests {
 
     #[test]
     fn paused_partition_costs_few_polls_and_leaves_session() {
-        let (fetches, mut session) = fetches();
+        let (mut fetches, mut session) = fetches();
         let (mut now, mut polls) = (BEGAN, 0);
         assert_eq!(fetches.wait(LONGEST, now), WAIT_MIN, "the partition may resume at once");
         while now < BEGAN + Duration::from_secs(60) {

@@ -45,6 +45,8 @@ pub struct FetchSession {
     epoch: i32,
     by_ids: bool,
     known: BTreeMap<TopicPartition, FetchPartition>,
+    /// Partitions of `known` without a topic id.
+    without_id: usize,
 }
 
 impl FetchSession {
@@ -55,7 +57,8 @@ impl FetchSession {
         wanted: BTreeMap<TopicPartition, FetchPartition>,
         speaks_ids: bool,
     ) -> SessionRequest {
-        let by_ids = speaks_ids && wanted.values().all(|asked| asked.topic.is_some());
+        self.without_id = wanted.values().filter(|asked| asked.topic.is_none()).count();
+        let by_ids = speaks_ids && self.without_id == 0;
         let is_kept = by_ids == self.by_ids && !self.is_of_other_topics(&wanted);
         self.by_ids = by_ids;
         if self.epoch == 0 || !is_kept {
@@ -77,6 +80,44 @@ impl FetchSession {
             .collect();
         self.known = wanted;
         SessionRequest { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
+    }
+
+    /// Like [`FetchSession::next`] with the partitions that have `changed` since the last request, `None` for one that
+    /// is no longer wanted. Its cost does not depend on the others. Returns `None` if the session cannot go on, and
+    /// `next` must follow with everything that is wanted.
+    pub fn next_changed(
+        &mut self,
+        changed: impl Iterator<Item = (TopicPartition, Option<FetchPartition>)>,
+        speaks_ids: bool,
+    ) -> Option<SessionRequest> {
+        if self.epoch == 0 {
+            return None;
+        }
+        let (mut asked, mut forgotten) = (Vec::new(), Vec::new());
+        for (partition, wanted) in changed {
+            let before = match wanted {
+                Some(wanted) => self.known.insert(partition.clone(), wanted),
+                None => self.known.remove(&partition),
+            };
+            let is_nameless =
+                |asked: Option<FetchPartition>| asked.is_some_and(|asked| asked.topic.is_none());
+            self.without_id += usize::from(is_nameless(wanted));
+            self.without_id -= usize::from(is_nameless(before));
+            match (before, wanted) {
+                (Some(before), Some(wanted)) if before.topic != wanted.topic => {
+                    self.epoch = 0;
+                    return None;
+                }
+                (before, Some(wanted)) if before != Some(wanted) => asked.push((partition, wanted)),
+                (Some(before), None) => forgotten.push((partition, before.topic)),
+                _ => {}
+            }
+        }
+        if self.by_ids != (speaks_ids && self.without_id == 0) {
+            self.epoch = 0;
+            return None;
+        }
+        Some(SessionRequest { id: self.id, epoch: self.epoch, by_ids: self.by_ids, asked, forgotten })
     }
 
     /// True if the session knows another topic under a name of `wanted`. A session of one topic does not apply to
@@ -186,11 +227,12 @@ mod tests {
         #[test]
         fn broker_state_always_equals_wanted_partitions(
             rounds in prop::collection::vec(
-                (prop::collection::btree_map(0i32..6, (0i64..4, 1u128..3), 0..6), 0u8..8, prop::bool::weighted(0.8)),
+                (prop::collection::btree_map(0i32..6, (0i64..4, 0u128..3), 0..6), 0u8..8, prop::bool::weighted(0.8)),
                 1..30,
             )
         ) {
             let (mut session, mut broker) = (FetchSession::default(), SessionModel::default());
+            let mut before = BTreeMap::new();
             for (wants, fault, speaks_ids) in rounds {
                 let wanted: BTreeMap<_, _> = wants
                     .into_iter()
@@ -205,13 +247,46 @@ mod tests {
                 if fault == 0 {
                     session.reset();
                 }
-                let step = session.next(wanted.clone(), speaks_ids);
+                let step = match session.next_changed(changes(&before, &wanted), speaks_ids) {
+                    Some(step) => step,
+                    None => session.next(wanted.clone(), speaks_ids),
+                };
+                before.clone_from(&wanted);
                 prop_assert!(speaks_ids || !step.by_ids);
                 let id = broker.serve(step);
                 session.answered(id);
                 prop_assert_eq!(&broker.cached, &wanted);
             }
         }
+    }
+
+    type WantedPartitions = BTreeMap<TopicPartition, FetchPartition>;
+
+    fn changes<'w>(
+        before: &'w WantedPartitions,
+        wanted: &'w WantedPartitions,
+    ) -> impl Iterator<Item = (TopicPartition, Option<FetchPartition>)> + 'w {
+        let gone = before.keys().filter(|partition| !wanted.contains_key(*partition));
+        let now = wanted.iter().filter(|(partition, asked)| before.get(*partition) != Some(*asked));
+        let now = now.map(|(partition, asked)| (partition.clone(), Some(*asked)));
+        now.chain(gone.map(|partition| (partition.clone(), None)))
+    }
+
+    #[test]
+    fn request_repeats_no_comparison_of_unchanged_partitions() {
+        let mut session = FetchSession::default();
+        assert_eq!(session.next_changed(std::iter::empty(), false), None, "a new session names everything");
+        session.next(wanted(&[0, 1, 2]), false);
+        session.answered(7);
+        let moved = wanted(&[1])
+            .into_iter()
+            .map(|(partition, asked)| (partition, Some(FetchPartition { position: Offset(2), ..asked })));
+        let gone = std::iter::once((TopicPartition::new("t", 2), None));
+        let step = session.next_changed(moved.chain(gone), false).expect("the session goes on");
+        let names = |index: usize| TopicPartition::new("t", index as i32);
+        assert_eq!(step.asked.iter().map(|(partition, _)| partition.clone()).collect::<Vec<_>>(), [names(1)]);
+        assert_eq!(step.forgotten, [(names(2), None)]);
+        assert_eq!(session.position_of(&names(1)), Some(Offset(2)));
     }
 
     fn wanted(partitions: &[i32]) -> BTreeMap<TopicPartition, FetchPartition> {
