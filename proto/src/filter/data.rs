@@ -54,7 +54,8 @@ pub(super) fn answer(
         field.objects_absent(outer, answers);
         return DataFormat::Null;
     };
-    if str::from_utf8(bytes).is_err() {
+    // Most data is ASCII, and that is known faster.
+    if !bytes.is_ascii() && str::from_utf8(bytes).is_err() {
         lists(field, answers, passes_unread);
         objects_pass(field, answers);
         return DataFormat::Binary;

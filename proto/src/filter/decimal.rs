@@ -12,6 +12,34 @@ pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
     }
 }
 
+/// Number of digits on either side of the point of a fixed-point number.
+const FIXED_PLACES: usize = 9;
+
+/// Reads a JSON number in units of 10⁻⁹, exactly; `None` for a number with an exponent or with more than nine digits
+/// before or after the point. Most numbers have neither.
+#[inline]
+pub(super) fn fixed(text: &[u8]) -> Option<i64> {
+    const SCALE: [i64; FIXED_PLACES + 1] =
+        [1_000_000_000, 100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1_000, 100, 10, 1];
+    let (negative, digits) = text.strip_prefix(b"-").map_or((false, text), |rest| (true, rest));
+    if digits.len() > 2 * FIXED_PLACES + 1 {
+        return None;
+    }
+    let (mut value, mut point) = (0, None);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + i64::from(byte - b'0'),
+            b'.' => point = Some(at),
+            _ => return None,
+        }
+    }
+    let whole = point.unwrap_or(digits.len());
+    let places = point.map_or(0, |point| digits.len() - point - 1);
+    let scale = SCALE.get(places).filter(|_| whole <= FIXED_PLACES)?;
+    let size = value * scale;
+    Some(if negative { -size } else { size })
+}
+
 /// Maximum length of an `i64` in decimal: 19 digits and a sign.
 const DIGITS_MAX: usize = 20;
 const EXPONENT_MAX: i64 = 100_000_000_000_000_000;
@@ -118,6 +146,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn numbers_of_few_digits_are_fixed() {
+        assert_eq!(fixed(b"999999999.999999999"), Some(999_999_999_999_999_999));
+        assert_eq!(
+            (fixed(b"-12.5"), fixed(b"-0"), fixed(b"0.000000001")),
+            (Some(-12_500_000_000), Some(0), Some(1))
+        );
+        for other in ["1e1", "1234567890", "1.0000000000", "1E0", "123456789012345678901234567890"] {
+            assert_eq!(fixed(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
     fn numbers_in_any_spelling_compare_by_value() {
         let equal = [
             ("300", "3.0e2"),
@@ -155,6 +195,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn fixed_numbers_compare_as_exact_ones(
+            left in "-?(0|[1-9][0-9]{0,10})(\\.[0-9]{1,11})?([eE][+-]?[0-9])?",
+            right in "-?(0|[1-9][0-9]{0,10})(\\.[0-9]{1,11})?",
+        ) {
+            let (left, right) = (left.as_bytes(), right.as_bytes());
+            if let (Some(one), Some(other)) = (fixed(left), fixed(right)) {
+                prop_assert_eq!(one.cmp(&other), compare(left, right));
+            }
+        }
+
         #[test]
         fn digits_equal_display_output(value: i64) {
             let digits = DecimalDigits::of(value);

@@ -3,6 +3,7 @@
 
 use super::error::PatternMistake;
 use super::operators::{MatcherList, ScalarValue};
+use super::text::same_bytes;
 
 /// Maximum number of conditions on one level, for all filters together.
 pub(super) const CONDITIONS_MAX: usize = 512;
@@ -54,6 +55,8 @@ impl ConditionFormula {
 pub(super) struct PatternLevel {
     /// Fields sorted by length, then name.
     fields: Vec<LevelField>,
+    /// Lengths of the fields' names, see [`length_bit`]. Most names of a record have another length.
+    lengths: u64,
     conditions: u16,
     /// Results for an object that has none of the fields.
     pub(super) absent: ConditionAnswers,
@@ -82,18 +85,22 @@ pub(super) struct ObjectCondition {
 /// Number of fields up to which a linear search is faster than a binary search.
 const TRY_ALL: usize = 8;
 
+/// Returns a bit for the length of a name; lengths that differ by a multiple of 64 share it.
+#[inline]
+fn length_bit(length: usize) -> u64 {
+    1 << (length % 64)
+}
+
 impl PatternLevel {
     /// Returns the field with that name.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most names are refused by their length, without a call")]
+    #[inline(always)]
     pub(super) fn field(&self, name: &[u8]) -> Option<&LevelField> {
+        if self.lengths & length_bit(name.len()) == 0 {
+            return None;
+        }
         if self.fields.len() <= TRY_ALL {
-            // Most names differ in length or first byte, and checking these is cheaper than a call to compare the
-            // names.
-            let same = |field: &&LevelField| {
-                let known = field.name.as_bytes();
-                known.len() == name.len() && known.first() == name.first() && known == name
-            };
-            return self.fields.iter().find(same);
+            return self.fields.iter().find(|field| same_bytes(field.name.as_bytes(), name));
         }
         let wanted = (name.len(), name);
         let order = |field: &LevelField| (field.name.len(), field.name.as_bytes()).cmp(&wanted);
@@ -106,6 +113,7 @@ impl PatternLevel {
 
     /// Returns the field with that name, and inserts it if missing.
     pub(super) fn field_mut(&mut self, name: &str) -> &mut LevelField {
+        self.lengths |= length_bit(name.len());
         let order = |field: &LevelField| (field.name.len(), &*field.name).cmp(&(name.len(), name));
         let at = match self.fields.binary_search_by(order) {
             Ok(found) => found,

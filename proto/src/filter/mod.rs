@@ -37,6 +37,7 @@ mod json;
 mod level;
 mod operators;
 mod pattern;
+mod specials;
 mod text;
 mod walk;
 

@@ -61,6 +61,24 @@ enum ValueMatcher {
 struct NumberBound {
     right: &'static [Ordering],
     number: Box<str>,
+    /// The same number in [`decimal::fixed`]'s units.
+    fixed: Option<i64>,
+}
+
+impl NumberBound {
+    fn new(right: &'static [Ordering], number: &str) -> Self {
+        Self { right, number: number.into(), fixed: decimal::fixed(number.as_bytes()) }
+    }
+
+    /// Returns true if `number`, whose fixed-point value is `fixed`, is within the bound.
+    #[inline]
+    fn holds(&self, number: &[u8], fixed: Option<i64>) -> bool {
+        let order = match (fixed, self.fixed) {
+            (Some(ours), Some(bound)) => ours.cmp(&bound),
+            _ => decimal::compare(number, self.number.as_bytes()),
+        };
+        self.right.contains(&order)
+    }
 }
 
 impl MatcherList {
@@ -106,10 +124,8 @@ impl ValueMatcher {
             Self::Suffix(wanted) => text(&|text| text.ends_with(wanted)),
             Self::SuffixFolded(wanted) => text(&|text| text.ends_with_folded(wanted)),
             Self::Numeric(bounds) => scalar.number().is_some_and(|number| {
-                let holds = |bound: &NumberBound| {
-                    bound.right.contains(&decimal::compare(number, bound.number.as_bytes()))
-                };
-                bounds.iter().all(holds)
+                let fixed = decimal::fixed(number);
+                bounds.iter().all(|bound| bound.holds(number, fixed))
             }),
             Self::Exists(wanted) => *wanted,
             Self::AnythingBut(refused) => !refused.iter().any(|matcher| matcher.matches(scalar)),
@@ -235,9 +251,7 @@ fn bound<'n>(sign: &'n PatternNode, number: &PatternNode) -> Result<(&'n str, Nu
         other => return Err(PatternMistake::new(sign.at, format!("`{other}` is none of =, <, <=, >, >="))),
     };
     match &number.kind {
-        PatternKind::Token(token) if number.is_number() => {
-            Ok((symbol, NumberBound { right, number: token.as_str().into() }))
-        }
+        PatternKind::Token(token) if number.is_number() => Ok((symbol, NumberBound::new(right, token))),
         _ => Err(PatternMistake::new(number.at, "expected a number")),
     }
 }
@@ -272,10 +286,7 @@ fn anything_but(operand: &PatternNode) -> Result<Vec<ValueMatcher>, PatternMista
     let each = |node: &PatternNode| match &node.kind {
         PatternKind::Text(text) if !numbers => Ok(ValueMatcher::Text(text.as_str().into())),
         PatternKind::Token(token) if numbers && node.is_number() => {
-            Ok(ValueMatcher::Numeric(vec![NumberBound {
-                right: &[Ordering::Equal],
-                number: token.as_str().into(),
-            }]))
+            Ok(ValueMatcher::Numeric(vec![NumberBound::new(&[Ordering::Equal], token)]))
         }
         _ => Err(PatternMistake::new(
             node.at,

@@ -9,6 +9,22 @@ pub(super) struct JsonText<'a> {
     pub(super) escaped: bool,
 }
 
+/// Compares two texts. Those of up to 16 bytes, as most names are, are compared without a call, as two words that
+/// may overlap.
+#[inline]
+pub(super) fn same_bytes(one: &[u8], other: &[u8]) -> bool {
+    fn ends<const LEN: usize>(text: &[u8]) -> Option<(&[u8; LEN], &[u8; LEN])> {
+        text.first_chunk().zip(text.last_chunk())
+    }
+    one.len() == other.len()
+        && match one.len() {
+            0..4 => one.iter().eq(other),
+            4..8 => ends::<4>(one) == ends(other),
+            8..=16 => ends::<8>(one) == ends(other),
+            _ => one == other,
+        }
+}
+
 impl<'a> JsonText<'a> {
     /// Creates text without escapes.
     pub(super) fn plain(raw: &'a [u8]) -> Self {
@@ -18,7 +34,7 @@ impl<'a> JsonText<'a> {
     #[inline]
     pub(super) fn equals(self, other: &str) -> bool {
         if !self.escaped {
-            return self.raw == other.as_bytes();
+            return same_bytes(self.raw, other.as_bytes());
         }
         self.code_points().is_some_and(|ours| ours.eq(points(other)))
     }
@@ -38,15 +54,30 @@ impl<'a> JsonText<'a> {
     }
 
     pub(super) fn equals_folded(self, other: &FoldedText) -> bool {
+        if let Some(ours) = self.ascii() {
+            return same_in_lower_case(ours, &other.0);
+        }
         self.code_points().is_some_and(|ours| ours.flat_map(fold).eq(points(&other.0)))
     }
 
     pub(super) fn starts_with_folded(self, start: &FoldedText) -> bool {
+        if let Some(ours) = self.ascii() {
+            return ours.get(..start.0.len()).is_some_and(|ours| same_in_lower_case(ours, &start.0));
+        }
         self.code_points().is_some_and(|ours| begins(ours.flat_map(fold), points(&start.0)))
     }
 
     pub(super) fn ends_with_folded(self, end: &FoldedText) -> bool {
+        if let Some(ours) = self.ascii() {
+            let from = ours.len().checked_sub(end.0.len());
+            return from.is_some_and(|from| same_in_lower_case(&ours[from..], &end.0));
+        }
         self.code_points().is_some_and(|ours| ends(ours.flat_map(fold), points(&end.0)))
+    }
+
+    /// Returns the bytes if each is an ASCII character as it stands. Most texts are, and fold byte by byte.
+    fn ascii(self) -> Option<&'a [u8]> {
+        (!self.escaped && self.raw.is_ascii()).then_some(self.raw)
     }
 
     /// Returns the unescaped text; `None` if it contains a lone surrogate or is not UTF-8.
@@ -69,6 +100,12 @@ impl FoldedText {
     pub(super) fn new(text: &str) -> Self {
         Self(text.chars().flat_map(char::to_lowercase).collect())
     }
+}
+
+/// Compares ASCII characters with text that is in lower case.
+fn same_in_lower_case(ours: &[u8], folded: &str) -> bool {
+    ours.len() == folded.len()
+        && ours.iter().zip(folded.as_bytes()).all(|(ours, folded)| ours.to_ascii_lowercase() == *folded)
 }
 
 fn points(text: &str) -> impl Iterator<Item = u32> + Clone {

@@ -227,6 +227,31 @@ proptest! {
         agrees(&patterns, &NaiveRecord { topic: &topic, partition, timestamp, key, value, headers: &headers })?;
     }
 
+    /// Records of several hundred bytes: long names and values, escapes, duplicate names, some of them corrupt.
+    #[test]
+    fn long_records_agree_with_naive_evaluator(
+        patterns in prop::collection::vec(data(), 1..4),
+        members in prop::collection::vec(
+            (prop_oneof![2 => "[abé]", 1 => "[a-zé ]{0,80}"], json_text(), "[a-zé ]{0,70}", any::<u32>()),
+            1..12,
+        ),
+        corrupt in prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let member = |(name, value, pad, escape): &(String, String, String, u32)| {
+            let name = quoted(name, if escape % 4 == 0 { *escape } else { 0 });
+            format!(r#"{name}:{value},"_{pad}": {}"#, quoted(pad, escape & escape >> 7 & escape >> 13))
+        };
+        let members: Vec<String> = members.iter().map(member).collect();
+        let mut value = format!("{{{}}}", members.join(",")).into_bytes();
+        if let Some((at, byte)) = corrupt {
+            let at = at.index(value.len());
+            value[at] = byte;
+        }
+        let patterns: Vec<Value> = patterns.into_iter().map(|data| json!({ "value": data })).collect();
+        let value = Some(&*value);
+        agrees(&patterns, &NaiveRecord { topic: "t", partition: 0, timestamp: 0, key: None, value, headers: &[] })?;
+    }
+
     /// With one list on one field, its result determines the verdict.
     #[test]
     fn single_list_agrees_with_naive_evaluator(
