@@ -59,6 +59,7 @@ impl PartitionSweep {
             baseline_commits_each: false,
             consumers: self.consumers,
             settings: self.settings.clone(),
+            trust_file: None,
         };
         let mut ground = BenchEnv { lambda: &lambda, producer: &mut producer, limit: LIMIT };
         let load = (self.rate, self.lasting);
