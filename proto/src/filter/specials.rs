@@ -66,7 +66,7 @@ impl SpecialBytes {
         }
     }
 
-    /// Starts anew in the block of `at`.
+    /// Searches the block of `at`, which is neither this one nor the next.
     #[inline(never)]
     fn elsewhere(&mut self, text: &[u8], at: usize) -> usize {
         let start = at - at % BLOCK;
