@@ -340,6 +340,8 @@ impl FrameLeases {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[derive(Clone, Debug)]
@@ -476,6 +478,78 @@ mod tests {
                     fetches.record_bytes(leased) >= (leased / 2).max(1),
                     "{partitions} partitions, {leased} leased"
                 );
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct AskedLog {
+        topic: Option<TopicId>,
+        position: i64,
+    }
+
+    impl FetchSpec for AskedLog {
+        fn topic(&self) -> Option<TopicId> {
+            self.topic
+        }
+
+        fn position(&self) -> Offset {
+            Offset(self.position)
+        }
+
+        fn leader_epoch(&self) -> Option<i32> {
+            None
+        }
+
+        fn bytes_max(&self) -> u32 {
+            1
+        }
+    }
+
+    fn change(
+        fetches: &mut PendingFetches<AskedLog>,
+        session: &mut FetchSession,
+        (kind, partition, log): (u8, i32, AskedLog),
+    ) {
+        match kind {
+            0..4 => fetches.put(of(partition), log, 0, BEGAN),
+            4 => fetches.pause(&of(partition), BEGAN),
+            5 => fetches.forget(&of(partition)),
+            6 => drop(fetches.release(&of(partition))),
+            7 => drop(fetches.take(&of(partition), session, BEGAN)),
+            8 => drop(fetches.take_outdated("t", log.topic)),
+            9 => drop(fetches.hand_back_all()),
+            _ => session.reset(),
+        }
+    }
+
+    proptest! {
+        /// A partition that a change leaves unmarked would never be polled again, or be polled for nobody.
+        #[test]
+        fn liv_1_broker_polls_exactly_pending_partitions(
+            rounds in prop::collection::vec(
+                prop::collection::vec((0u8..11, 0i32..5, (0u128..3, 0i64..4)), 0..4),
+                1..30,
+            ),
+        ) {
+            let (mut fetches, mut session) = (PendingFetches::default(), FetchSession::default());
+            let mut polled = BTreeMap::new();
+            for (round, changes) in rounds.into_iter().enumerate() {
+                for (kind, partition, (topic, position)) in changes {
+                    let log = AskedLog { topic: TopicId::of(uuid::Uuid::from_u128(topic)), position };
+                    change(&mut fetches, &mut session, (kind, partition, log));
+                }
+                let request = fetches.next(&mut session, true);
+                if request.epoch == 0 {
+                    polled.clear();
+                }
+                polled.extend(request.asked);
+                for (partition, _) in request.forgotten {
+                    polled.remove(&partition);
+                }
+                session.answered(round as i32 + 1);
+                let pending = fetches.wants.iter().map(|(partition, open)| (partition.clone(), asked(open)));
+                prop_assert_eq!(&polled, &pending.collect::<BTreeMap<_, _>>());
             }
         }
     }
