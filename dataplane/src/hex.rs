@@ -2,7 +2,7 @@
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Appends two digits for each byte. A digest takes a tenth of the instructions of `{:02x}`.
+/// Appends two digits for each byte, without the formatter: it is called several times for each invocation.
 pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
     for chunk in bytes.chunks(32) {
         let mut digits = [0; 64];

@@ -4,14 +4,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Recipient, SpawnHandle};
 use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::ids::{Epoch, MappingId, TopicPartition};
 use lighterman_proto::units::Moment;
 
-use super::core::{BatchLimits, BatcherCore, SealCondition};
+use super::core::{BatchLimits, BatcherCore, LOOK_AGAIN, SealCondition};
 use super::dispatch::InFlightBatch;
 use super::messages::{BytesGranted, SlotGranted};
 use super::payload::PayloadPool;
@@ -31,9 +30,6 @@ use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 use crate::runtime::owned_task::OwnedTask;
 use crate::status::MappingStatus;
 use crate::status::waiting_offers::WaitingOffers;
-
-/// Interval of checks while the group's lease does not permit invocations.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Components of a batcher.
 pub struct BatcherParts {
@@ -297,6 +293,8 @@ impl Handler<BytesGranted> for BatcherActor {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use actix::Addr;
     use futures::FutureExt;
     use futures::future::BoxFuture;

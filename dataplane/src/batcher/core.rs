@@ -11,8 +11,8 @@ use super::pending::{OfferRank, PendingOffers, RankedOffers, share_bytes};
 use crate::messages::batch::CloseReason;
 use crate::messages::offer::Offer;
 
-/// Interval at which offers of partitions that may not start yet are checked.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Interval of checks while the group's lease, or an older invocation, does not permit to start one.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Limits of a batch's content and of the wait of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +126,7 @@ impl BatcherCore {
     /// Returns the payload size of the batch that [`BatcherCore::seal`] would seal, or `None` if none is due.
     pub fn due_bytes(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<usize> {
         let chosen = self.choose(now, may_start)?;
-        let offer = |rank: &OfferRank| self.offers.alone().get(rank).or_else(|| self.offers.thin().get(rank));
-        Some(self.payload_bytes(chosen.ranks.iter().filter_map(offer)))
+        Some(self.payload_bytes(chosen.ranks.iter().filter_map(|rank| self.offers.get(*rank))))
     }
 
     /// Seals the batch that is due. Must be called while holding a slot (SLT-1).

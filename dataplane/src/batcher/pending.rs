@@ -52,6 +52,10 @@ impl PendingOffers {
         &self.thin
     }
 
+    pub(super) fn get(&self, rank: OfferRank) -> Option<&Offer> {
+        self.alone.get(&rank).or_else(|| self.thin.get(&rank))
+    }
+
     /// Number of records in thin offers.
     pub(super) fn thin_records(&self) -> u64 {
         self.thin_records
@@ -95,13 +99,13 @@ impl PendingOffers {
 
     /// Removes an offer. Returns false if it is not pending.
     pub(super) fn withdraw(&mut self, partition: i32, epoch: Epoch, seq: u64) -> bool {
-        let Some(known) = self.partitions.get_mut(&partition) else { return false };
-        let Some(rank) = known.waiting else { return false };
-        let offer = self.alone.get(&rank).or_else(|| self.thin.get(&rank));
-        if offer.is_none_or(|offer| (offer.epoch, offer.seq) != (epoch, seq)) {
+        let Some(rank) = self.partitions.get(&partition).and_then(|known| known.waiting) else {
+            return false;
+        };
+        if self.get(rank).is_none_or(|offer| (offer.epoch, offer.seq) != (epoch, seq)) {
             return false;
         }
-        known.waiting = None;
+        self.partitions.entry(partition).or_default().waiting = None;
         self.take(rank).is_some()
     }
 
